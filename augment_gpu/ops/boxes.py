@@ -1,0 +1,196 @@
+"""Where to look: which part of which source image becomes an output row, and the samplers that draw it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from augment_gpu.rng import Key, uniform
+
+Taps = Literal["box", "image"]
+
+
+@dataclass(frozen=True, eq=False)
+class CropParams:
+    """V output rows, each a part of one of B source images.
+
+    source: (V,) int64, which image. box: (V, 4) float32, x0 y0 x1 y1 in pixels of the source, pixel j covering
+    [j, j + 1). flip: (V,) bool, mirrored left to right after the crop. taps: "box" keeps the resampling filter inside
+    the box, rounded outward to whole pixels (crop, then resize); "image" lets it reach past the box to the image's edge
+    (resize, then crop).
+    """
+
+    source: np.ndarray
+    box: np.ndarray
+    flip: np.ndarray
+    taps: Taps = "box"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: ArrayLike) -> Self:
+        """The named rows, in that order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return replace(self, source=self.source[rows], box=self.box[rows], flip=self.flip[rows])
+
+    def check(self, heights: np.ndarray, widths: np.ndarray) -> None:
+        """Raises ValueError or IndexError unless every box is a part of its image: no kernel may read outside."""
+        if self.taps not in ("box", "image"):
+            raise ValueError(f'taps is {self.taps!r}; it must be "box" or "image"')
+        count = len(self.source)
+        for name, array, shape in (("source", self.source, (count,)), ("flip", self.flip, (count,))):
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}; wanted {shape}")
+        if self.box.shape != (count, 4):
+            raise ValueError(f"box has shape {self.box.shape}; wanted {(count, 4)}")
+        outside = (self.source < 0) | (self.source >= len(heights))
+        if outside.any():
+            row = int(outside.argmax())
+            raise IndexError(f"row {row} wants image {self.source[row]} of a batch of {len(heights)}")
+        x0, y0, x1, y1 = self.box.T
+        # NaN fails every comparison
+        good = (x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1)
+        good &= (x1 <= widths[self.source]) & (y1 <= heights[self.source])
+        if not good.all():
+            row = int((~good).argmax())
+            image = self.source[row]
+            raise ValueError(
+                f"box {self.box[row].tolist()} of row {row} must satisfy 0 <= x0 < x1 <= {widths[image]} and "
+                f"0 <= y0 < y1 <= {heights[image]}, the size of image {image}"
+            )
+
+
+def sample_random_resized_crop(
+    key: Key,
+    index: ArrayLike,
+    heights: ArrayLike,
+    widths: ArrayLike,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+) -> CropParams:
+    """Inception's crop (Szegedy et al. 2014), by the algorithm of torchvision's RandomResizedCrop.
+
+    A share of the area uniform in `scale`, an aspect ratio log-uniform in `ratio`, ten tries to fit them, then the
+    largest central crop of an allowed ratio. index: (B,) positions in the data set; heights, widths: (B,) pixels.
+    flip: the probability of a mirror image.
+    """
+    index, height, width = _sizes(index, heights, widths)
+    _check_range("scale", scale)
+    _check_range("ratio", ratio)
+    # torchvision's fallback: the whole image, trimmed about its centre to an allowed ratio
+    trimmed_width = np.where(width > height * ratio[1], np.maximum(np.rint(height * ratio[1]), 1), width)
+    trimmed_height = np.where(width < height * ratio[0], np.maximum(np.rint(width / ratio[0]), 1), height)
+    size = np.stack([trimmed_width, trimmed_height], axis=1)
+    corner = np.stack([width - trimmed_width, height - trimmed_height], axis=1) // 2
+    pending = np.arange(len(index))
+    # Most samples fit within two tries, so the other eight are computed for the rest alone.
+    for first, last in ((0, 2), (2, 10)):
+        u = uniform(key, index[pending], "crop", 4 * (last - first), start=4 * first).reshape(-1, last - first, 4)
+        h, w = height[pending, None], width[pending, None]
+        area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
+        aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
+        crop = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=2)))  # Python's rounding: half to even
+        room = np.stack([w - crop[..., 0], h - crop[..., 1]], axis=2)
+        fits = (crop > 0).all(axis=2) & (room >= 0).all(axis=2)
+        offset = np.floor(u[..., 3:1:-1] * (room + 1))  # uniform over the offsets, the last one included
+        chosen = fits.argmax(axis=1)
+        done = np.flatnonzero(fits.any(axis=1))
+        size[pending[done]] = crop[done, chosen[done]]
+        corner[pending[done]] = offset[done, chosen[done]]
+        pending = np.delete(pending, done)
+        if not pending.size:
+            break
+    box = np.concatenate([corner, corner + size], axis=1)
+    return CropParams(np.arange(len(index)), box.astype(np.float32), _sample_flip(key, index, flip), "box")
+
+
+def sample_scale_jitter_crop(
+    key: Key,
+    index: ArrayLike,
+    heights: ArrayLike,
+    widths: ArrayLike,
+    size: int = 224,
+    short_side: tuple[int, int] = (256, 480),
+    flip: float = 0.5,
+) -> CropParams:
+    """VGG's and ResNet's crop (Simonyan & Zisserman 2015, He et al. 2016): the short side is resized to a length drawn
+    uniformly from the integers in `short_side`, both ends included; a patch of `size` is cut at a random offset."""
+    index, height, width = _sizes(index, heights, widths)
+    low, high = short_side
+    if not size <= low <= high:
+        raise ValueError(f"short_side is {short_side}; wanted {size} (the size) <= low <= high")
+    u = uniform(key, index, "crop", 3)
+    length = low + np.floor(u[:, 0] * (high - low + 1))
+    resized_height, resized_width = _resized(height, width, length)
+    top = np.floor(u[:, 1] * (resized_height - size + 1))
+    left = np.floor(u[:, 2] * (resized_width - size + 1))
+    box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
+    return CropParams(np.arange(len(index)), box, _sample_flip(key, index, flip), "image")
+
+
+def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, resize: int = 256) -> CropParams:
+    """The usual evaluation view: the short side resized to `resize`, the central `size` × `size` cut out."""
+    height, width = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
+    if size > resize:
+        raise ValueError(f"size is {size}; it must be at most resize, {resize}")
+    resized_height, resized_width = _resized(height, width, np.full_like(height, resize))
+    top, left = np.rint((resized_height - size) / 2), np.rint((resized_width - size) / 2)
+    box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
+    return CropParams(np.arange(len(height)), box, np.zeros(len(height), dtype=bool), "image")
+
+
+def whole_image_boxes(heights: ArrayLike, widths: ArrayLike) -> CropParams:
+    """Each image whole, squeezed to the output's shape."""
+    height, width = np.asarray(heights, dtype=np.float32), np.asarray(widths, dtype=np.float32)
+    box = np.stack([np.zeros_like(width), np.zeros_like(height), width, height], axis=1)
+    return CropParams(np.arange(len(height)), box, np.zeros(len(height), dtype=bool), "image")
+
+
+def _resized(height: np.ndarray, width: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The size after the short side became `length`; the long side is int(length · long / short), as in torchvision."""
+    portrait = height >= width
+    long = np.trunc(length * np.maximum(height, width) / np.minimum(height, width))
+    return np.where(portrait, long, length), np.where(portrait, length, long)
+
+
+def _box_in_source(
+    height: np.ndarray,
+    width: np.ndarray,
+    resized_height: np.ndarray,
+    resized_width: np.ndarray,
+    top: np.ndarray,
+    left: np.ndarray,
+    size: int,
+) -> np.ndarray:
+    """(B, 4) float32: a square of the resized image in pixels of the source. Multiplied before it is divided, so that
+    the last column lands on the image's edge exactly."""
+    corners = [left * width / resized_width, top * height / resized_height]
+    corners += [(left + size) * width / resized_width, (top + size) * height / resized_height]
+    return np.stack(corners, axis=1).astype(np.float32)
+
+
+def _sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"flip is {probability}; a probability lies in [0, 1]")
+    return uniform(key, index, "flip")[:, 0] < probability
+
+
+def _sizes(index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    height, width = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
+    if height.shape != index.shape or width.shape != index.shape:
+        raise ValueError(
+            f"index, heights and widths have shapes {index.shape}, {height.shape}, {width.shape}; wanted one (B,)"
+        )
+    if index.size and not (height.min() >= 1 and width.min() >= 1):
+        raise ValueError(f"the smallest image is {height.min():g} × {width.min():g}; both sides must be at least 1")
+    return index, height, width
+
+
+def _check_range(name: str, pair: Sequence[float]) -> None:
+    low, high = pair
+    if not 0 < low <= high < float("inf"):
+        raise ValueError(f"{name} is {tuple(pair)}; wanted 0 < low <= high")

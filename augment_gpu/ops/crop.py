@@ -1,0 +1,217 @@
+"""crop_resize_flip: from uint8 images of any size to finished network input, one read and one write.
+
+The filter is the triangle ("bilinear") or Keys' cubic with a = −0.5 ("bicubic"; Keys 1981), evaluated at pixel centres,
+stretched by max(scale, 1) where antialiased, its weights divided by their sum: the definition that Pillow and
+torchvision's antialiased resize share, here without their 8-bit rounding in between. "nearest" takes the pixel that the
+centre falls into, as Pillow does.
+"""
+
+import os
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from augment_gpu.ops.boxes import CropParams
+from augment_gpu.ops.crop_cpu import FILTER_REACH, crop_rows
+from augment_gpu.ops.upload import upload
+from augment_gpu.ragged import RaggedBatch
+
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Images = RaggedBatch | torch.Tensor
+
+_OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def crop_resize_flip_reference(
+    images: Images,
+    crop: CropParams,
+    *,
+    size: int = 224,
+    interpolation: Interpolation = "bilinear",
+    antialias: bool = True,
+    color: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """The definition of crop_resize_flip: both axes as dense matrices of weights, in float64. (V, C, S, S)."""
+    matrix = color_matrix(images, len(crop), color, mean, std)
+    out = []
+    for v, (source, (x0, y0, x1, y1), flip) in enumerate(zip(crop.source, crop.box, crop.flip, strict=True)):
+        image = (images[source] if isinstance(images, RaggedBatch) else images[source].permute(1, 2, 0)).double()
+        across = _weights(x0, x1, image.shape[1], size, interpolation, antialias, crop.taps).to(image.device)
+        down = _weights(y0, y1, image.shape[0], size, interpolation, antialias, crop.taps).to(image.device)
+        resized = torch.einsum("yh,hwc,xw->cyx", down, image, across)
+        if interpolation == "bicubic":  # the cubic overshoots, and no pixel is brighter than white
+            resized = resized.clamp(0, _white(images))
+        if flip:
+            resized = resized.flip(-1)
+        affine = torch.from_numpy(matrix[v % len(matrix)]).to(image.device)
+        out.append(torch.einsum("dc,cyx->dyx", affine[:, :-1], resized) + affine[:, -1, None, None])
+    channels = matrix.shape[1]
+    return torch.stack(out).to(dtype) if out else torch.empty(0, channels, size, size, dtype=dtype)
+
+
+def _weights(
+    start: float, stop: float, length: int, size: int, interpolation: Interpolation, antialias: bool, taps: str
+) -> torch.Tensor:
+    """(size, length) float64: the share of each source pixel in each output pixel along one axis."""
+    start, stop = float(start), float(stop)
+    center = start + (2 * torch.arange(size, dtype=torch.float64) + 1) * (stop - start) / (2 * size)
+    low, high = (np.floor(start), np.ceil(stop)) if taps == "box" else (0, length)
+    pixel = torch.arange(length, dtype=torch.float64)
+    if interpolation == "nearest":
+        return (pixel == center.floor().clamp(low, high - 1)[:, None]).double()
+    stretch = max((stop - start) / size, 1) if antialias else 1
+    t = ((pixel + 0.5 - center[:, None]) / stretch).abs()
+    if interpolation == "bilinear":
+        weight = (1 - t).clamp(min=0)
+    else:
+        near, far = (1.5 * t - 2.5) * t**2 + 1, ((2.5 - 0.5 * t) * t - 4) * t + 2
+        weight = torch.where(t <= 1, near, torch.where(t < 2, far, 0))
+    weight = weight * ((pixel >= low) & (pixel < high))
+    return weight / weight.sum(1, keepdim=True)
+
+
+def crop_resize_flip(
+    images: Images,
+    crop: CropParams,
+    *,
+    size: int = 224,
+    interpolation: Interpolation = "bilinear",
+    antialias: bool = True,
+    color: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    std: ArrayLike | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    exact: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cuts each row's box out of its image, resizes it to `size` × `size`, mirrors it, and maps its colours.
+
+    images: a RaggedBatch, or a dense (B, C, H, W) tensor, uint8 or float32 in [0, 1]; C is 1, 3 or 4. crop: V rows, each
+    naming its source image, so many rows may look at one image. color: (C, C + 1) or (V, C, C + 1), an affine map of the
+    channels in [0, 1], applied after the resize; mean, std: (C,) or numbers, applied last; where neither is given the
+    output lies in [0, 1]. dtype: float32, float16 or bfloat16. out: a (V, C, S, S) tensor to write to, whose dtype and
+    memory format then count. Returns (V, C, S, S), on the device of the images.
+
+    exact: on a CPU the default is to resize with torch's uint8 kernels where they apply (uint8, antialiased, boxes of
+    whole pixels, taps="box"), which are faster and round to 8 bits, as torchvision does; True computes in float there
+    too. On a GPU every path computes in float.
+
+    Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
+    """
+    _check(images, crop, size, interpolation, dtype if out is None else out.dtype)
+    matrix = color_matrix(images, len(crop), color, mean, std)
+    channels = matrix.shape[1]
+    device = images.device
+    shape = (len(crop), channels, size, size)
+    if out is None:
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        out = torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+    elif out.shape != shape or out.device != device:
+        raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
+    if len(crop) == 0:
+        return out
+    if not runs_triton(device):
+        crop_rows(images, crop, matrix, out, interpolation, antialias, exact, white=_white(images))
+        return out
+    from augment_gpu.kernels.crop import launch_crop_resize_flip
+
+    offset, geometry = _geometry(images, crop)
+    tables = upload(device, offset, geometry, crop.box, crop.flip.astype(np.int32), matrix.astype(np.float32))
+    pixels, x_stride, channel_stride = (
+        (images.pixels, channels, 1)
+        if isinstance(images, RaggedBatch)
+        else (images, images.stride(3), images.stride(1))
+    )
+    return launch_crop_resize_flip(
+        pixels,
+        *tables,
+        out,
+        x_stride=x_stride,
+        channel_stride=channel_stride,
+        reach=FILTER_REACH[interpolation],
+        antialias=antialias,
+        image_taps=crop.taps == "image",
+        white=_white(images),
+    )
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether the Triton kernels serve this device: a GPU, or anything under Triton's interpreter."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def color_matrix(
+    images: Images, rows: int, color: ArrayLike | None, mean: ArrayLike | None, std: ArrayLike | None
+) -> np.ndarray:
+    """(1 or V, C, C + 1) float64: from pixel values as stored to the output, (color − mean) / std in one affine map."""
+    channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]
+    if color is None:
+        matrix = np.eye(channels, channels + 1)[None]
+    else:
+        matrix = np.array(color, dtype=np.float64)
+        if matrix.shape not in ((channels, channels + 1), (rows, channels, channels + 1)):
+            raise ValueError(
+                f"color has shape {matrix.shape}; wanted {(channels, channels + 1)} or {(rows, channels, channels + 1)}"
+            )
+        matrix = matrix.reshape(-1, channels, channels + 1)
+    matrix[:, :, :-1] /= _white(images)
+    for name, value in (("mean", mean), ("std", std)):
+        if value is not None and np.shape(value) not in ((), (1,), (channels,)):
+            raise ValueError(f"{name} is {value!r}; the images have {channels} channels")
+    if mean is not None:
+        matrix[:, :, -1] -= np.asarray(mean, dtype=np.float64)
+    if std is not None:
+        deviation = np.broadcast_to(np.asarray(std, dtype=np.float64), (channels,))
+        if not (deviation > 0).all():
+            raise ValueError(f"std is {std!r}; each must be above 0")
+        matrix /= deviation[:, None]
+    if not np.isfinite(matrix).all():
+        raise ValueError("color, mean or std holds a value that is not finite")
+    return matrix
+
+
+def _white(images: Images) -> float:
+    """The largest pixel value: 255 for uint8, 1 for float images."""
+    return 255.0 if isinstance(images, RaggedBatch) or images.dtype == torch.uint8 else 1.0
+
+
+def _geometry(images: Images, crop: CropParams) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row's image lies: offset (V,) int64 of its first value, and (V, 3) int32 height, width, row stride."""
+    if isinstance(images, RaggedBatch):
+        height, width = images.height.numpy()[crop.source], images.width.numpy()[crop.source]
+        return images.offset.numpy()[crop.source], np.stack([height, width, width * images.channels], axis=1)
+    geometry = np.array([images.shape[2], images.shape[3], images.stride(2)], dtype=np.int32)
+    return crop.source * images.stride(0), np.broadcast_to(geometry, (len(crop), 3))
+
+
+def _check(images: Images, crop: CropParams, size: int, interpolation: str, dtype: torch.dtype) -> None:
+    if isinstance(images, RaggedBatch):
+        channels, heights, widths = images.channels, images.height.numpy(), images.width.numpy()
+        largest = int((heights.astype(np.int64) * widths).max(initial=0)) * channels
+    elif isinstance(images, torch.Tensor):
+        if images.ndim != 4:
+            raise ValueError(f"images have shape {tuple(images.shape)}; wanted (B, C, H, W) or a RaggedBatch")
+        if images.dtype not in (torch.uint8, torch.float32):
+            raise TypeError(f"images are {images.dtype}; wanted torch.uint8, or torch.float32 in [0, 1]")
+        batch, channels, height, width = images.shape
+        heights, widths = np.full(batch, height), np.full(batch, width)
+        largest = sum(images.stride(d) * (images.shape[d] - 1) for d in (1, 2, 3)) + 1
+    else:
+        raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
+    if channels not in (1, 3, 4):
+        raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
+    if largest >= 2**31:
+        raise ValueError(f"the largest image spans {largest} values; one image must stay below 2**31")
+    if interpolation not in FILTER_REACH:
+        raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(FILTER_REACH)}")
+    if dtype not in _OUT_DTYPES:
+        raise TypeError(f"dtype is {dtype}; wanted one of {', '.join(map(str, _OUT_DTYPES))}")
+    if size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1")
+    crop.check(heights, widths)

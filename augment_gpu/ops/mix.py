@@ -1,0 +1,182 @@
+"""mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) on images and on targets.
+
+Both take the images and the targets through the same parameter object, so labels cannot disagree with pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from augment_gpu.ops.upload import upload
+from augment_gpu.rng import Key, beta, uniform
+
+Mode = Literal["sample", "batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class MixupParams:
+    """Row i becomes lam[i] · row i + (1 − lam[i]) · row partner[i].
+
+    partner: (B,) int64, rows of the batch. lam: (B,) float32 in [0, 1]. A batch may have more rows than B: the rest are
+    partners only, and are dropped from the result.
+    """
+
+    partner: np.ndarray
+    lam: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.partner)
+
+
+@dataclass(frozen=True, eq=False)
+class CutmixParams:
+    """Row i receives box[i] from row partner[i]; lam[i] is the share of row i that stays.
+
+    box: (B, 4) int32, x0 y0 x1 y1 in pixels, clipped to the image; lam is computed from it after clipping.
+    """
+
+    partner: np.ndarray
+    lam: np.ndarray
+    box: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.partner)
+
+
+MixParams = MixupParams | CutmixParams
+
+
+def sample_mixup(key: Key, index: ArrayLike, *, alpha: float = 0.2, mode: Mode = "sample") -> MixupParams:
+    """λ ~ Beta(alpha, alpha), one a sample, or one for the batch.
+
+    index: (B,) positions in the data set of the whole batch, over all ranks. Partners and λ depend on which samples
+    those are, not on their order or their distribution over ranks.
+    """
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    return MixupParams(sample_partners(key, index), _sample_lam(key, index, alpha, mode).astype(np.float32))
+
+
+def sample_cutmix(
+    key: Key, index: ArrayLike, *, alpha: float = 1.0, size: int = 224, mode: Mode = "sample"
+) -> CutmixParams:
+    """λ ~ Beta(alpha, alpha); a box of sides √(1 − λ) · size about a centre uniform over the pixels, clipped to the
+    image; λ is then corrected to the share that the clipped box leaves. Each sample has a box of its own, or all have
+    one (mode="batch")."""
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    lam = _sample_lam(key, index, alpha, mode)
+    side = np.trunc(size * np.sqrt(1 - lam)).astype(np.int64)
+    center = np.floor(uniform(key, _lam_index(index, mode), "mix.box", 2) * size).astype(np.int64)
+    corner = center - side[:, None] // 2
+    box = np.clip(np.concatenate([corner, corner + side[:, None]], axis=1), 0, size)
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    corrected = (1 - area / size**2).astype(np.float32)
+    return CutmixParams(sample_partners(key, index), corrected, box.astype(np.int32))
+
+
+def sample_partners(key: Key, index: np.ndarray) -> np.ndarray:
+    """(B,) int64: for each row the row that follows it in a random circle through the whole batch, so that nobody is
+    its own partner unless it is alone, and everybody is somebody's.
+
+    The circle is the order of the samples' keyed numbers named "order", the very numbers by which the loader shuffles:
+    partners then lie side by side in a shuffled batch, and a rank misses at most the one beyond its end.
+    """
+    circle = np.argsort(uniform(key, index, "order")[:, 0], kind="stable")
+    partner = np.empty(len(index), dtype=np.int64)
+    partner[circle] = np.roll(circle, -1)
+    return partner
+
+
+def _sample_lam(key: Key, index: np.ndarray, alpha: float, mode: Mode) -> np.ndarray:
+    return beta(key, _lam_index(index, mode), "mix.lam", alpha)
+
+
+def _lam_index(index: np.ndarray, mode: Mode) -> np.ndarray:
+    """Whose draw each row takes: its own, or the batch's, which is that of its lowest index."""
+    if mode not in ("sample", "batch"):
+        raise ValueError(f'mode is {mode!r}; it must be "sample" or "batch"')
+    return index if mode == "sample" or not len(index) else np.full_like(index, index.min())
+
+
+def shard(params: MixParams, rows: np.ndarray, local: np.ndarray) -> MixParams:
+    """The part of a batch's parameters that one rank needs.
+
+    rows: (b,) the rows of the whole batch that the rank produces. local: (n,) the rows that it holds, n >= b: `rows`
+    first, then partners from elsewhere. A row whose partner is not held stays unmixed.
+    """
+    place = np.full(len(params) + 1, -1)
+    place[local] = np.arange(len(local))
+    partner = place[params.partner[rows]]
+    missing = partner < 0
+    partner[missing] = np.flatnonzero(missing)
+    part = {"partner": partner, "lam": np.where(missing, 1, params.lam[rows]).astype(np.float32)}
+    if isinstance(params, CutmixParams):
+        return CutmixParams(**part, box=params.box[rows] * ~missing[:, None])
+    return MixupParams(**part)
+
+
+def mixup(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
+    """Images (B, C, H, W) or targets (B, classes), floating point, mixed into a new tensor of the same dtype."""
+    partner, lam = _on_device(values, params, "mixup")
+    return _blend(values, partner, lam)
+
+
+def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
+    """The definition of mixup, in float64."""
+    rows = []
+    for i, (partner, lam) in enumerate(zip(params.partner.tolist(), params.lam.tolist(), strict=True)):
+        rows.append(lam * values[i].double() + (1 - lam) * values[partner].double())
+    return torch.stack(rows).to(values.dtype) if rows else values[:0]
+
+
+def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
+    """Images (B, C, H, W): each row with its partner's box, in a new tensor. Targets (B, classes): mixed by λ."""
+    partner, lam, box = _on_device(values, params, "cutmix", params.box)
+    if values.ndim == 2:
+        return _blend(values, partner, lam)
+    _, _, height, width = values.shape
+    x = torch.arange(width, device=values.device)
+    y = torch.arange(height, device=values.device)
+    x0, y0, x1, y1 = box[:, :, None].unbind(1)
+    across, down = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    inside = (down[:, :, None] & across[:, None, :])[:, None]
+    return torch.where(inside, values[partner], values[: len(params)])
+
+
+def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
+    """The definition of cutmix."""
+    if values.ndim == 2:
+        return mixup_reference(values, MixupParams(params.partner, params.lam))
+    mixed = values[: len(params)].clone()
+    for i, (partner, (x0, y0, x1, y1)) in enumerate(zip(params.partner.tolist(), params.box.tolist(), strict=True)):
+        mixed[i, :, y0:y1, x0:x1] = values[partner, :, y0:y1, x0:x1]
+    return mixed
+
+
+def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    lam = lam.view(-1, *(1,) * (values.ndim - 1))
+    own = values[: len(lam)]
+    # lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values
+    return torch.lerp(values[partner].float(), own.float(), lam).to(values.dtype)
+
+
+def _on_device(values: torch.Tensor, params: MixParams, name: str, *more: np.ndarray) -> list[torch.Tensor]:
+    if not values.is_floating_point():
+        raise TypeError(f"{name} got {values.dtype} values; wanted floating point, labels as (B, classes) rows")
+    if values.ndim not in (2, 4):
+        raise ValueError(f"{name} got shape {tuple(values.shape)}; wanted images (B, C, H, W) or targets (B, classes)")
+    if len(params) > len(values) or (
+        len(params) and not 0 <= params.partner.min() <= params.partner.max() < len(values)
+    ):
+        raise ValueError(f"{name} got {len(values)} rows; its {len(params)} parameters name rows beyond them")
+    return upload(values.device, params.partner, params.lam, *more)
+
+
+def one_hot(labels: torch.Tensor, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
+    """(B,) integer labels to (B, num_classes) float32 targets: 1 − smoothing + smoothing / num_classes at the label,
+    smoothing / num_classes elsewhere (Szegedy et al. 2016). Labels outside are not looked at: that would wait for the
+    device."""
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
+    return targets.scatter_(1, labels.long()[:, None], 1 - smoothing + smoothing / num_classes)

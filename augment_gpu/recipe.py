@@ -1,0 +1,151 @@
+"""What to do to images: one frozen, serialisable record, the home of every default."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+import torch
+
+from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
+from augment_gpu.ops.color import color_jitter, sample_color_jitter
+from augment_gpu.ops.cutout import Fill
+from augment_gpu.rng import Key
+
+# The ops that a recipe can name, each with its sampler. They work on (B, C, S, S) images in [0, 1], between the crop
+# and the normalisation. A new one is one more line.
+OPS = {
+    "color_jitter": (sample_color_jitter, color_jitter),
+    "gaussian_blur": (sample_gaussian_blur, gaussian_blur),
+}
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a batch is augmented for training, and seen at evaluation. Names are torchvision's or timm's.
+
+    size: side of the output. crop: "random_resized" (scale, ratio), "scale_jitter" (short_side), or "center", the
+    evaluation view in training too. flip: probability of a mirror image. ops: (name, options) pairs, applied in order,
+    whose options are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}). cutout: side of the
+    square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are filled with, in
+    normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha), 0 for
+    off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need num_classes.
+    mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32", "float16" or "bfloat16".
+    resize: at evaluation the short side becomes this long before the central `size` is cut out; None is 8/7 of the size
+    (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip).
+
+    Raises ValueError at construction, naming the field.
+    """
+
+    size: int = 224
+    crop: Literal["random_resized", "scale_jitter", "center"] = "random_resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    short_side: tuple[int, int] = (256, 480)
+    flip: float = 0.5
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    antialias: bool = True
+    ops: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    cutout: int = 0
+    reprob: float = 0.0
+    fill: Fill = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.0
+    num_classes: int | None = None
+    mean: tuple[float, ...] | None = IMAGENET_MEAN
+    std: tuple[float, ...] | None = IMAGENET_STD
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    channels_last: bool = True
+    resize: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "ratio", "short_side", "mean", "std"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        if isinstance(self.fill, Sequence) and not isinstance(self.fill, str):
+            object.__setattr__(self, "fill", tuple(self.fill))
+        object.__setattr__(self, "ops", tuple((name, dict(options)) for name, options in self.ops))
+        self._check()
+
+    def _check(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1")
+        if self.evaluation_resize < self.size:
+            raise ValueError(f"resize is {self.resize}; it must be at least size, {self.size}")
+        choices = {
+            "crop": ("random_resized", "scale_jitter", "center"),
+            "interpolation": ("bilinear", "bicubic", "nearest"),
+            "dtype": ("float32", "float16", "bfloat16"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        for name in ("flip", "reprob", "switch_prob", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        for name in ("mixup_alpha", "cutmix_alpha", "cutout"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("scale", "ratio"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
+                raise ValueError(f"{name} is {pair}; wanted 0 < low <= high")
+        if self.crop == "scale_jitter" and not self.size <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(f"short_side is {self.short_side}; wanted size ({self.size}) <= low <= high")
+        if self.num_classes is None and (self.mixes or self.label_smoothing):
+            raise ValueError("num_classes is None; mixing and label smoothing need the number of classes")
+        names = [name for name, _ in self.ops]
+        for name, options in self.ops:
+            if name not in OPS:
+                raise ValueError(f"ops names {name!r}; known are {', '.join(OPS)}")
+            if names.count(name) > 1:
+                raise ValueError(f"ops names {name!r} twice; both would draw the same numbers")
+            known = list(inspect.signature(OPS[name][0]).parameters)[2:]
+            for option in options:
+                if option not in known:
+                    raise ValueError(f"{name} has no option {option!r}; known are {', '.join(known)}")
+            OPS[name][0](Key(0), [], **options)  # the sampler checks its own ranges
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a batch are mixed in training."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether training targets are (B, num_classes) float32 rather than (B,) int64."""
+        return self.mixes or self.label_smoothing > 0
+
+    @property
+    def evaluation_resize(self) -> int:
+        return round(self.size * 8 / 7) if self.resize is None else self.resize
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, as JSON has them."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict. Raises ValueError for a name that no recipe has."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"a recipe has no {name!r}; known are {', '.join(known)}")
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
