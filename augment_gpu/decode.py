@@ -75,7 +75,7 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     """
     image, orientation = _open(data, name, max_pixels)
     with _as_decode_error(name, image.format):
-        image.load()
+        image.load()  # now, since late chunks of a PNG may still add the transparency that _rgb takes away
         return _rgb(image.transpose(_TRANSPOSE[orientation]) if orientation > 1 else image, name)
 
 
@@ -136,9 +136,7 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _exif(image: Image.Image, data: bytes) -> bytes:
-    """The raw EXIF block of an opened file; empty where there is none, and for TIFF, which Pillow turns upright."""
-    if image.format == "TIFF":
-        return b""
+    """The raw EXIF block of an opened file; empty where there is none, and for TIFF: Pillow itself turns it upright."""
     if image.format == "PNG" and "exif" not in image.info:
         # Pillow sees an eXIf chunk behind the pixels (exiftool writes it there) only after decoding, which is too late
         # for image_size. Walking the chunks reads 8 bytes of each.

@@ -17,10 +17,10 @@ _PADDING = 16
 class RaggedBatch:
     """B uint8 images, each (H, W, C) and contiguous, back to back.
 
-    pixels: (N,) uint8, on any device. offset: (B,) int64, where each image starts in `pixels`. height, width: (B,) int32.
-    channels: C, one number for the batch. offset, height and width stay on the host whatever the device of the pixels:
-    draws are made and checked there. Build one with `from_images` or `from_bytes`, which also leave 16 spare bytes
-    behind the last pixel, as word-wide loads need.
+    pixels: (N,) uint8, on any device. offset: (B,) int64, where each image starts in `pixels`. height, width: (B,)
+    int32. channels: C, one number for the batch. offset, height and width stay on the host whatever the device of the
+    pixels: draws are made and checked there. Build one with `from_images` or `from_bytes`, which also leave 16 spare
+    bytes behind the last pixel, as word-wide loads need.
     """
 
     pixels: torch.Tensor

@@ -1,7 +1,7 @@
 """What to do to images: one frozen, serialisable record, the home of every default."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -14,7 +14,7 @@ from augment_gpu.rng import Key
 
 # The ops that a recipe can name, each with its sampler. They work on (B, C, S, S) images in [0, 1], between the crop
 # and the normalisation. A new one is one more line.
-OPS = {
+OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "color_jitter": (sample_color_jitter, color_jitter),
     "gaussian_blur": (sample_gaussian_blur, gaussian_blur),
 }

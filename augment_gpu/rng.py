@@ -37,8 +37,8 @@ class Key:
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """Philox4x32-10.
 
-    counter: (4, n) integers in [0, 2**32). key: two integers in [0, 2**32). Returns (4, n) uint32, words in the order of
-    Random123's known-answer vectors.
+    counter: (4, n) integers in [0, 2**32). key: two integers in [0, 2**32). Returns (4, n) uint32, words in the order
+    of Random123's known-answer vectors.
     """
     even = np.ascontiguousarray(counter[0::2], dtype="<u8")
     odd = counter[1::2].astype("<u4")
@@ -103,7 +103,8 @@ def beta(key: Key, index: np.ndarray, name: str, alpha: float) -> np.ndarray:
 
 
 def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, tries: int = 3) -> np.ndarray:
-    """(B, 2) logarithms of Gamma(alpha, 1) variates; `tries` are computed at once, and again where all were rejected."""
+    """(B, 2) logarithms of Gamma(alpha, 1) variates. `tries` are computed at once; rows whose were all rejected go
+    on."""
     d = alpha + 1 - 1 / 3  # shape alpha + 1 is drawn, and brought down to alpha by a power of a uniform
     result = np.empty((index.size, 2))
     pending = np.arange(index.size)

@@ -12,7 +12,7 @@ from torch import nn
 from augment_gpu.ops.boxes import CropParams, center_crop_boxes, sample_random_resized_crop, sample_scale_jitter_crop
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
-from augment_gpu.ops.mix import CutmixParams, MixParams, cutmix, mixup, one_hot, sample_cutmix, sample_mixup
+from augment_gpu.ops.mix import MixParams, apply_mix, one_hot, sample_cutmix, sample_mixup
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import OPS, Recipe
 from augment_gpu.rng import Key, uniform
@@ -30,7 +30,7 @@ class Draws:
 
 
 def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> Draws:
-    """What the recipe does to each sample in training. index: (B,) positions in the data set; heights, widths: pixels."""
+    """What the recipe does to each sample in training. index: (B,) positions in the data set; sizes in pixels."""
     index = np.asarray(index, dtype=np.int64)
     holes = []
     if recipe.cutout:
@@ -120,6 +120,8 @@ class Stage(nn.Module):
     may then hold further rows, partners only, that are not returned.
     """
 
+    _place: torch.Tensor
+
     def __init__(self, recipe: Recipe, seed: int = 0) -> None:
         super().__init__()
         self.recipe = recipe
@@ -152,9 +154,8 @@ class Stage(nn.Module):
             targets = one_hot(targets, self.recipe.num_classes or 0, smoothing=self.recipe.label_smoothing)
         mix = draw_mix(self.recipe, key, index) if mix is None else mix
         if mix is not None:
-            op = cutmix if isinstance(mix, CutmixParams) else mixup
-            augmented = op(augmented, mix)
-            targets = None if targets is None else op(targets, mix)
+            augmented = apply_mix(augmented, mix)
+            targets = None if targets is None else apply_mix(targets, mix)
         return augmented, targets
 
     def wrap(self, loader: Iterable[Any]) -> "WrappedLoader":
@@ -179,12 +180,14 @@ class Stage(nn.Module):
         return index
 
     def _batch(self, images: Images) -> RaggedBatch | torch.Tensor:
-        if isinstance(images, torch.Tensor):
+        batch: RaggedBatch | torch.Tensor
+        if isinstance(images, RaggedBatch):
+            batch = images
+        elif isinstance(images, torch.Tensor):
             batch = images.float() if images.is_floating_point() else images
         else:
-            batch = images if isinstance(images, RaggedBatch) else RaggedBatch.from_images(images)
-        place = self._place.device
-        return batch if place.type == "cpu" else batch.to(place, non_blocking=True)
+            batch = RaggedBatch.from_images(images)
+        return batch if self._place.device.type == "cpu" else batch.to(self._place.device, non_blocking=True)
 
 
 class WrappedLoader:

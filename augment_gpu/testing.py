@@ -66,8 +66,8 @@ def check_augmentation(
     assert not torch.equal(run(everything, Key(key.seed, key.epoch + 1)), result), (
         "another epoch gave the same pictures"
     )
-    for row in everything if alone else ():
-        assert torch.equal(run(row[None])[0], result[row]), f"row {row} alone differs from row {row} of the batch"
+    for row in range(len(index)) if alone else ():
+        assert torch.equal(run(np.array([row]))[0], result[row]), f"row {row} alone differs from row {row} of the batch"
     empty = op(original[:0].clone(), sample(key, index[:0]))
     assert empty.shape == original[:0].shape, f"an empty batch came back as {tuple(empty.shape)}"
     assert empty.dtype == dtype, f"an empty batch came back as {empty.dtype}"

@@ -171,8 +171,8 @@ def launch_crop_resize_flip(
     box: torch.Tensor,
     flip: torch.Tensor,
     color: torch.Tensor,
-    out: torch.Tensor,
     *,
+    out: torch.Tensor,
     x_stride: int,
     channel_stride: int,
     reach: float,
@@ -182,30 +182,31 @@ def launch_crop_resize_flip(
     block_y: int = BLOCK_Y,
     block_x: int = BLOCK_X,
 ) -> torch.Tensor:
-    """Writes and returns `out`, (V, C, S, S). The shapes and meanings of the tables stand at the kernel's signature; the
-    caller has checked every box against its image."""
+    """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; the caller has
+    checked every box against its image."""
     rows, channels, size, _ = out.shape
     grid = (rows * triton.cdiv(size, block_x) * triton.cdiv(size, block_y),)
-    _crop_resize_flip[grid](
-        pixels,
-        offset,
-        geometry,
-        box,
-        flip,
-        color,
-        out,
-        0 if len(color) == 1 else color[0].numel(),
-        x_stride,
-        channel_stride,
-        *out.stride(),
-        size,
-        white,
-        CHANNELS=channels,
-        REACH=int(reach),
-        ANTIALIAS=antialias,
-        IMAGE_TAPS=image_taps,
-        BLOCK_Y=block_y,
-        BLOCK_X=block_x,
-        num_warps=NUM_WARPS,
-    )
+    with torch.cuda.device_of(out):
+        _crop_resize_flip[grid](
+            pixels,
+            offset,
+            geometry,
+            box,
+            flip,
+            color,
+            out,
+            0 if len(color) == 1 else color[0].numel(),
+            x_stride,
+            channel_stride,
+            *out.stride(),
+            size,
+            white,
+            CHANNELS=channels,
+            REACH=int(reach),
+            ANTIALIAS=antialias,
+            IMAGE_TAPS=image_taps,
+            BLOCK_Y=block_y,
+            BLOCK_X=block_x,
+            num_warps=NUM_WARPS,
+        )
     return out

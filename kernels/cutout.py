@@ -86,19 +86,20 @@ def launch_cutout(
 ) -> torch.Tensor:
     """Writes to and returns `images`. width, height: of the largest hole. The caller has checked every hole."""
     tiles_x, tiles_y = triton.cdiv(width, block_x), triton.cdiv(height, block_y)
-    _cutout[(len(images) * tiles_x * tiles_y,)](
-        images,
-        box,
-        seed,
-        fill,
-        *images.stride(),
-        images.shape[3],
-        tiles_x,
-        tiles_y,
-        CHANNELS=images.shape[1],
-        NOISE=noise,
-        BLOCK_Y=block_y,
-        BLOCK_X=block_x,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(images):
+        _cutout[(len(images) * tiles_x * tiles_y,)](
+            images,
+            box,
+            seed,
+            fill,
+            *images.stride(),
+            images.shape[3],
+            tiles_x,
+            tiles_y,
+            CHANNELS=images.shape[1],
+            NOISE=noise,
+            BLOCK_Y=block_y,
+            BLOCK_X=block_x,
+            num_warps=4,
+        )
     return images

@@ -3,6 +3,7 @@
 import functools
 import math
 import multiprocessing
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def central(image: np.ndarray, size: int = 64) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box), dtype=float)
 
 
-def test_layout_and_determinism(tmp_path: Path) -> None:
+def test_layout_and_determinism(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # drawn beside its place: a rename works within one file system, and /tmp is often another
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     first = sample_dataset(tmp_path / "new" / "one", per_class=2)
     assert first == tmp_path / "new" / "one"
     data = ImageFolder(first)
@@ -50,6 +53,7 @@ def test_pictures_vary_within_their_limits() -> None:
     assert sides.max() <= SIDES[1]
     assert (sides.max(axis=1) / sides.min(axis=1)).max() < 2.02  # at most 2, before rounding to whole pixels
     assert len(set(shapes)) > 110
+    assert len({draw_sample(label, 0).shape for label in range(8)}) > 5  # the classes' images are not draws in common
     assert (sides[:, 0] > 1.3 * sides[:, 1]).any()
     assert (sides[:, 1] > 1.3 * sides[:, 0]).any()
 

@@ -189,17 +189,17 @@ def test_datasets_without_paths_or_targets() -> None:
 
 
 def test_stratified_split_counts() -> None:
-    sizes = {0: 10, 1: 1, 2: 2, 3: 3, 5: 100}  # no class 4: labels may have gaps
+    sizes = {0: 10, 1: 1, 2: 2, 3: 3, 5: 100, 6: 8}  # no class 4: labels may have gaps; 0.2 of 8 is rounded to 2
     targets = np.random.default_rng(0).permutation([label for label, size in sizes.items() for _ in range(size)])
     train, val = stratified_split(targets, 0.2, seed=7)
     assert train.dtype == val.dtype == np.int64
-    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(116))
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), np.arange(124))
     assert (np.diff(train) > 0).all()
     assert (np.diff(val) > 0).all()
     in_val = {label: int((targets[val] == label).sum()) for label in sizes}
-    assert in_val == {0: 2, 1: 0, 2: 1, 3: 1, 5: 20}
+    assert in_val == {0: 2, 1: 0, 2: 1, 3: 1, 5: 20, 6: 2}
     _, most = stratified_split(targets, 0.99, seed=7)
-    assert {label: int((targets[most] == label).sum()) for label in sizes} == {0: 9, 1: 0, 2: 1, 3: 2, 5: 99}
+    assert {label: int((targets[most] == label).sum()) for label in sizes} == {0: 9, 1: 0, 2: 1, 3: 2, 5: 99, 6: 7}
 
 
 def test_stratified_split_depends_on_its_seed_alone() -> None:

@@ -43,19 +43,19 @@ class _Packed:
 class Loader:
     """Yields (images, targets) batches of a dataset, on `device`, as the stage makes them. One pass is one epoch.
 
-    dataset: see augment_gpu.data.Dataset; it is read by `workers` threads, `prefetch` batches ahead. batch_size: samples
-    a batch and rank. shuffle: a new order every epoch. The order is a function of (seed, epoch) alone, and each sample's
-    draws of (stage.seed, epoch, its position in the dataset): neither depends on batch size, threads or ranks. Rank r of
-    `world_size` yields the r-th part of each batch of world_size · batch_size samples; every rank yields equally many
-    batches, whose last may be smaller, or empty on some ranks (drop_last leaves it out). A mixing stage may need a
-    partner that another rank yields; it is then read here too.
+    dataset: see augment_gpu.data.Dataset; it is read by `workers` threads, `prefetch` batches ahead. batch_size:
+    samples a batch and rank. shuffle: a new order every epoch. The order is a function of (seed, epoch) alone, and each
+    sample's draws of (stage.seed, epoch, its position in the dataset): neither depends on batch size, threads or ranks.
+    Rank r of `world_size` yields the r-th part of each batch of world_size · batch_size samples; every rank yields
+    equally many batches, whose last may be smaller, or empty on some ranks (drop_last leaves it out). A mixing stage
+    may need a partner that another rank yields; it is then read here too.
 
-    on_error: "raise", or "skip": samples whose reading raises OSError or ValueError (DecodeError is one) are left out of
-    their batch and listed in `skipped` as (path, reason).
+    on_error: "raise", or "skip": samples whose reading raises OSError or ValueError (DecodeError is one) are left out
+    of their batch and listed in `skipped` as (path, reason).
 
-    A pass that was broken off counts as done: the next one is the next epoch. state_dict holds the epoch and the samples
-    used up in it by the batches yielded so far; after load_state_dict the next pass goes on there, also with another
-    batch_size or world_size. Raises ValueError for an empty dataset.
+    A pass that was broken off counts as done: the next one is the next epoch. state_dict holds the epoch and the
+    samples used up in it by the batches yielded so far; after load_state_dict the next pass goes on there, also with
+    another batch_size or world_size. Raises ValueError for an empty dataset.
     """
 
     def __init__(

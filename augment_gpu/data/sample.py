@@ -18,7 +18,7 @@ _FINE = 2  # shapes are drawn this many times larger, then averaged down: smooth
 
 
 def sample_dataset(root: str | os.PathLike[str] | None = None, *, per_class: int = 100, seed: int = 0) -> Path:
-    """The folder of the demo set, ``root/<class>/<nnn>.jpg``, drawn on the first call (about 10 s for 8 x 100 images).
+    """The folder of the demo set, ``root/<class>/<nnn>.jpg``, drawn on the first call (8 x 100 images take about 6 s).
 
     Eight classes: four shapes, each filled with dots or with stripes, of random colour, place, size and turn, on
     gradients, blotches and noise, 96 to 320 pixels a side. Image n of a class depends on `seed` and n alone, to the

@@ -24,7 +24,8 @@ class GaussianBlurParams:
 def sample_gaussian_blur(
     key: Key, index: ArrayLike, *, kernel_size: int = 23, sigma: tuple[float, float] = (0.1, 2.0), p: float = 0.5
 ) -> GaussianBlurParams:
-    """σ uniform in `sigma` with probability p: SimCLR's blur (Chen et al. 2020), whose kernel is a tenth of the side."""
+    """σ uniform in `sigma` with probability p: SimCLR's blur (Chen et al. 2020), whose kernel is a tenth of the
+    side."""
     low, high = sigma
     if not 0 < low <= high < float("inf"):
         raise ValueError(f"sigma is {sigma}; wanted 0 < low <= high")

@@ -27,6 +27,10 @@ class CropParams:
     flip: np.ndarray
     taps: Taps = "box"
 
+    def __post_init__(self) -> None:
+        for name, dtype in (("source", np.int64), ("box", np.float32), ("flip", np.bool_)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+
     def __len__(self) -> int:
         return len(self.source)
 

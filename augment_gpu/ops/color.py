@@ -43,9 +43,9 @@ def sample_color_jitter(
     if not 0 <= p <= 1:
         raise ValueError(f"p is {p}; a probability lies in [0, 1]")
     u = uniform(key, np.asarray(index), "color_jitter", 9)
-    strength = np.array([brightness, contrast, saturation, hue])
-    low = np.maximum(np.array([1, 1, 1, 0]) - strength, [0, 0, 0, -0.5])
-    high = np.array([1, 1, 1, 0]) + strength
+    spread = np.array([brightness, contrast, saturation, hue])
+    low = np.maximum(np.array([1, 1, 1, 0]) - spread, [0, 0, 0, -0.5])
+    high = np.array([1, 1, 1, 0]) + spread
     chosen = u[:, 8:] < p
     factor = np.where(chosen, low + (high - low) * u[:, :4], [1, 1, 1, 0])
     return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
@@ -96,6 +96,6 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
                 work.append((adjust[step], rows, params.factor[rows, step]))
     jittered = images.float() if images.dtype != torch.float32 else images.clone()
     tables = upload(images.device, *(array for _, rows, factor in work for array in (rows, factor)))
-    for (function, _, _), rows, factor in zip(work, tables[0::2], tables[1::2], strict=True):
-        jittered[rows] = function(jittered[rows], factor)
+    for (function, _, _), where, factor in zip(work, tables[0::2], tables[1::2], strict=True):
+        jittered[where] = function(jittered[where], factor)
     return jittered.to(images.dtype)

@@ -7,6 +7,8 @@ centre falls into, as Pillow does.
 """
 
 import os
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -92,11 +94,11 @@ def crop_resize_flip(
 ) -> torch.Tensor:
     """Cuts each row's box out of its image, resizes it to `size` × `size`, mirrors it, and maps its colours.
 
-    images: a RaggedBatch, or a dense (B, C, H, W) tensor, uint8 or float32 in [0, 1]; C is 1, 3 or 4. crop: V rows, each
-    naming its source image, so many rows may look at one image. color: (C, C + 1) or (V, C, C + 1), an affine map of the
-    channels in [0, 1], applied after the resize; mean, std: (C,) or numbers, applied last; where neither is given the
-    output lies in [0, 1]. dtype: float32, float16 or bfloat16. out: a (V, C, S, S) tensor to write to, whose dtype and
-    memory format then count. Returns (V, C, S, S), on the device of the images.
+    images: a RaggedBatch, or a dense (B, C, H, W) tensor, uint8 or float32 in [0, 1]; C is 1, 3 or 4. crop: V rows,
+    each naming its source image, so many rows may look at one image. color: (C, C + 1) or (V, C, C + 1), an affine map
+    of the channels in [0, 1], applied after the resize; mean, std: (C,) or numbers, applied last; where neither is
+    given the output lies in [0, 1]. dtype: float32, float16 or bfloat16. out: a (V, C, S, S) tensor to write to, whose
+    dtype and memory format then count. Returns (V, C, S, S), on the device of the images.
 
     exact: on a CPU the default is to resize with torch's uint8 kernels where they apply (uint8, antialiased, boxes of
     whole pixels, taps="box"), which are faster and round to 8 bits, as torchvision does; True computes in float there
@@ -123,15 +125,14 @@ def crop_resize_flip(
 
     offset, geometry = _geometry(images, crop)
     tables = upload(device, offset, geometry, crop.box, crop.flip.astype(np.int32), matrix.astype(np.float32))
-    pixels, x_stride, channel_stride = (
-        (images.pixels, channels, 1)
-        if isinstance(images, RaggedBatch)
-        else (images, images.stride(3), images.stride(1))
-    )
+    if isinstance(images, RaggedBatch):
+        pixels, x_stride, channel_stride = images.pixels, channels, 1
+    else:
+        pixels, x_stride, channel_stride = images, images.stride(3), images.stride(1)
     return launch_crop_resize_flip(
         pixels,
         *tables,
-        out,
+        out=out,
         x_stride=x_stride,
         channel_stride=channel_stride,
         reach=FILTER_REACH[interpolation],
@@ -142,8 +143,13 @@ def crop_resize_flip(
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels serve this device: a GPU, or anything under Triton's interpreter."""
-    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    """Whether the Triton kernels serve this device: a GPU where Triton is installed, anything under its interpreter."""
+    return (device.type == "cuda" and _has_triton()) or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def color_matrix(

@@ -1,7 +1,8 @@
-"""crop_resize_flip on a CPU: one image at a time, each finished while it lies in the cache.
+"""crop_resize_flip in plain torch: one image at a time, each finished while it lies in a CPU's cache.
 
-Two ways to resize. torch's uint8 antialias kernels (the ones that torchvision calls) where they apply and 8-bit rounding
-is welcome; otherwise both axes as sums over taps in float32, whose positions and weights are computed in float64.
+Two ways to resize. On a CPU, torch's uint8 antialias kernels (the ones that torchvision calls) where they apply and
+8-bit rounding is welcome; otherwise both axes as sums over taps in float32, whose positions and weights are computed in
+float64.
 """
 
 import numpy as np
@@ -33,7 +34,14 @@ def crop_rows(
     """Fills `out`, (V, C, S, S). matrix: (1 or V, C, C + 1), from pixel values to the output."""
     _, channels, size, _ = out.shape
     byte_images = isinstance(images, RaggedBatch) or images.dtype == torch.uint8
-    rounded = byte_images and antialias and not exact and crop.taps == "box" and interpolation in _ATEN_RESIZE
+    rounded = (
+        out.device.type == "cpu"
+        and byte_images
+        and antialias
+        and not exact
+        and crop.taps == "box"
+        and interpolation in _ATEN_RESIZE
+    )
     whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1)
     # One scratch image for all rows: fresh memory would cost more in page faults than the resize costs in arithmetic.
     resized = torch.empty((1, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
@@ -106,8 +114,8 @@ def _weighted_sum(values: torch.Tensor, index: np.ndarray, weight: np.ndarray) -
     Elementwise on purpose: a matrix product may split its sums by thread count, or run in bfloat16 where the user has
     lowered torch.set_float32_matmul_precision.
     """
-    indices = torch.from_numpy(np.ascontiguousarray(index.T))
-    weights = torch.from_numpy(np.ascontiguousarray(weight.T, dtype=np.float32))[:, :, None]
+    indices = torch.from_numpy(np.ascontiguousarray(index.T)).to(values.device)
+    weights = torch.from_numpy(np.ascontiguousarray(weight.T, dtype=np.float32))[:, :, None].to(values.device)
     total = values[indices[0]].mul_(weights[0])
     gathered = torch.empty_like(total)
     for tap in range(1, len(indices)):
@@ -129,7 +137,7 @@ class _Finish:
         self.scratch = None if out.dtype == torch.float32 else torch.empty_like(out[0], dtype=torch.float32)
         if self.diagonal and self.interleaved:
             lines = np.concatenate([matrix[:, :, :-1].sum(axis=2), matrix[:, :, -1]]).astype(np.float32)
-            self.lines = torch.from_numpy(np.tile(lines, size)).view(2, len(matrix), size * channels)
+            self.lines = torch.from_numpy(np.tile(lines, size)).to(out.device).view(2, len(matrix), size * channels)
 
     def __call__(self, v: int, image: torch.Tensor) -> None:
         """image: (C, S, S), uint8 or float32, channels last."""

@@ -26,9 +26,9 @@ _SEED_WORDS = 2
 class CutoutParams:
     """One hole a row. box: (B, 4) int32, x0 y0 x1 y1 in pixels of the image, clipped to it; x0 == x1 is no hole.
 
-    fill: one value, a value per channel, or "noise": standard normal numbers, each pixel and channel its own, a function
-    of seed (B, 2) uint32 and the position. Values are in the units of the images, so 0 is ImageNet's mean after
-    normalisation.
+    fill: one value, a value per channel, or "noise": standard normal numbers, each pixel and channel its own, a
+    function of seed (B, 2) uint32 and the position. Values are in the units of the images, so 0 is ImageNet's mean
+    after normalisation.
     """
 
     box: np.ndarray
@@ -67,8 +67,8 @@ def sample_random_erasing(
     ratio: tuple[float, float] = (0.3, 1 / 0.3),
     fill: Fill = 0.0,
 ) -> CutoutParams:
-    """A rectangle whose share of the area is uniform in `scale` and whose aspect ratio is log-uniform in `ratio`, wholly
-    inside a `size` × `size` image; ten tries, then none. timm's defaults, `p` being its `reprob`."""
+    """A rectangle whose share of the area is uniform in `scale` and whose aspect ratio is log-uniform in `ratio`,
+    wholly inside a `size` × `size` image; ten tries, then none. timm's defaults, `p` being its `reprob`."""
     for name, (low, high) in (("scale", scale), ("ratio", ratio)):
         if not 0 < low <= high:
             raise ValueError(f"{name} is {(low, high)}; wanted 0 < low <= high")
@@ -111,13 +111,14 @@ def _filling(image: torch.Tensor, box: list[int], seed: list[int], fill: Fill) -
     """What goes into one hole: broadcastable to (C, y1 − y0, x1 − x0)."""
     if fill != "noise":
         return torch.as_tensor(fill, dtype=torch.float32).reshape(-1, 1, 1).to(image)
-    channels, height, width = image.shape
+    channels, _, width = image.shape
     x0, y0, x1, y1 = box
     position = (np.arange(y0, y1)[:, None] * width + np.arange(x0, x1)).reshape(-1)
     counter = np.zeros((4, position.size), dtype=np.uint64)
     counter[0] = position
     words = philox(counter, (seed[0], seed[1])).astype(np.float64)
-    # Box and Muller: four words a pixel give four independent normal numbers, one per channel. (0, 1] for the logarithm.
+    # Box and Muller: four words a pixel give four independent normal numbers, one per channel. (0, 1] for the
+    # logarithm.
     radius, angle = np.sqrt(-2 * np.log((words[0::2] + 1) * 2.0**-32)), 2 * np.pi * words[1::2] * 2.0**-32
     normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:channels]
     return torch.from_numpy(normal.reshape(channels, y1 - y0, x1 - x0)).to(image)

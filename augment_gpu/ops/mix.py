@@ -155,6 +155,11 @@ def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor
     return mixed
 
 
+def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
+    """mixup or cutmix, as the parameters are."""
+    return cutmix(values, params) if isinstance(params, CutmixParams) else mixup(values, params)
+
+
 def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     lam = lam.view(-1, *(1,) * (values.ndim - 1))
     own = values[: len(lam)]

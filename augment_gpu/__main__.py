@@ -1,0 +1,7 @@
+"""python -m augment_gpu"""
+
+import sys
+
+from augment_gpu.cli import main
+
+sys.exit(main())

@@ -1,0 +1,60 @@
+"""Files that are either whole or not there, and errors that name them."""
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Calls write(file) on a new file beside `path` and renames it to `path` when it is complete and on the disk."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Tensors and plain values, so that `load_checkpoint` needs no pickled code."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def save_json(path: Path, value: Any) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """On the CPU. Raises FileNotFoundError, or ValueError where the file is damaged or holds anything but data."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; a checkpoint is wanted") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint: {_first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}; a dictionary is wanted")
+    return state
+
+
+def load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

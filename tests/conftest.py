@@ -1,0 +1,80 @@
+"""Shared images, and the device on which the Triton kernels run: a GPU where there is one, else Triton's
+interpreter."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+
+# triton.jit looks at this variable when it decorates, so the kernels are imported while it is set. Afterwards it goes,
+# so that CPU tensors take the CPU path, as they do for a user; the fixture `kernel_device` sets it for one test.
+os.environ.pop("TRITON_INTERPRET", None)
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+try:
+    import augment_gpu.kernels.crop
+    import augment_gpu.kernels.cutout  # noqa: F401
+except ImportError as error:
+    NO_TRITON = str(error)
+else:
+    NO_TRITON = ""
+finally:
+    os.environ.pop("TRITON_INTERPRET", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cuda") and not GPU:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture
+def kernel_device(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device whose tensors the Triton kernels serve: "cuda", or "cpu" under Triton's interpreter."""
+    if NO_TRITON:
+        pytest.skip(f"Triton is not installed: {NO_TRITON}")
+    if GPU:
+        return "cuda"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return "cpu"
+
+
+@pytest.fixture(params=["torch", "kernel"])
+def device(request: pytest.FixtureRequest) -> str:
+    """Runs a test twice: on the CPU's plain torch path, and through the Triton kernel."""
+    return "cpu" if request.param == "torch" else request.getfixturevalue("kernel_device")
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., np.ndarray]:
+    return _noise
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., np.ndarray]:
+    return _photo
+
+
+def _noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """(H, W, C) uint8, each value independent of its neighbours: the worst case for a resampling filter."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def _photo(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """(H, W, C) uint8: gradients, soft texture and an object with an edge, none of it at the ends of the range."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    planes = []
+    for _ in range(channels):
+        a, b, phase = random.uniform(-60, 60, 3)
+        texture = random.normal(0, 60, (height + 8, width + 8))
+        for axis in (0, 1):  # four box filters: nearly a Gaussian
+            for _ in range(4):
+                texture = (texture + np.roll(texture, 1, axis) + np.roll(texture, -1, axis)) / 3
+        disc = 1 / (1 + np.exp((np.hypot(x - 0.4, y - 0.35) - 0.2) * 60))
+        planes.append(128 + a * x + b * y + 20 * np.sin(9 * x + phase) + texture[4:-4, 4:-4] + 40 * disc)
+    return np.clip(np.stack(planes, axis=2), 20, 235).round().astype(np.uint8)
