@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from augment_gpu import memory
 from augment_gpu.decode import decode
 
 # A kernel that reads whole 32-bit words may read past the last pixel, so every buffer ends in this many spare bytes.
@@ -56,7 +57,8 @@ class RaggedBatch:
                 )
         offset = np.cumsum([0] + [view.numel() for view in views], dtype=np.int64)
         total = int(offset[-1])
-        buffer = torch.empty(total + _PADDING, dtype=torch.uint8, pin_memory=pin)
+        shape, dtype = (total + _PADDING,), torch.uint8
+        buffer = torch.empty(shape, dtype=dtype, pin_memory=True) if pin else memory.empty(shape, dtype)
         buffer[total:] = 0
 
         def place(start: int, view: torch.Tensor) -> None:

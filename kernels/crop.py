@@ -173,8 +173,7 @@ def launch_crop_resize_flip(
     color: torch.Tensor,
     *,
     out: torch.Tensor,
-    x_stride: int,
-    channel_stride: int,
+    strides: tuple[int, int],
     reach: float,
     antialias: bool,
     image_taps: bool,
@@ -182,8 +181,8 @@ def launch_crop_resize_flip(
     block_y: int = BLOCK_Y,
     block_x: int = BLOCK_X,
 ) -> torch.Tensor:
-    """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; the caller has
-    checked every box against its image."""
+    """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; strides:
+    values from one column and from one channel to the next. The caller has checked every box against its image."""
     rows, channels, size, _ = out.shape
     grid = (rows * triton.cdiv(size, block_x) * triton.cdiv(size, block_y),)
     with torch.cuda.device_of(out):
@@ -196,8 +195,7 @@ def launch_crop_resize_flip(
             color,
             out,
             0 if len(color) == 1 else color[0].numel(),
-            x_stride,
-            channel_stride,
+            *strides,
             *out.stride(),
             size,
             white,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from augment_gpu import rng
 from augment_gpu.rng import Key, beta, philox, random_words, uniform
 
 # Random123, tests/kat_vectors, lines "philox4x32 10": counter, key, result. The last counter and key are digits of pi.
@@ -231,7 +232,9 @@ def test_a_negative_index_is_refused() -> None:
         uniform(Key(0), np.array([4, -3]), "crop")
 
 
-@pytest.mark.parametrize("alpha", [0, -1, float("nan")])
-def test_beta_refuses_an_alpha_that_is_not_positive(alpha: float) -> None:
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), float("inf")])
+def test_beta_refuses_an_alpha_that_is_not_positive_and_finite(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Refused before the first draw: with alpha = inf no try would ever be accepted, and the search would not end.
+    monkeypatch.setattr(rng, "uniform", lambda *_, **__: pytest.fail("it draws"))
     with pytest.raises(ValueError, match="alpha"):
         beta(Key(0), np.array([0]), "mixup", alpha)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
 from augment_gpu.ops.crop_cpu import FILTER_REACH, crop_rows
 from augment_gpu.ops.upload import upload
@@ -112,33 +113,41 @@ def crop_resize_flip(
     device = images.device
     shape = (len(crop), channels, size, size)
     if out is None:
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        out = torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+        out = _empty(shape, dtype, channels_last, device)
     elif out.shape != shape or out.device != device:
         raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
     if len(crop) == 0:
         return out
+    pixels, offset, geometry, strides = _geometry(images, crop)
+    white = _white(images)
     if not runs_triton(device):
-        crop_rows(images, crop, matrix, out, interpolation, antialias, exact, white=_white(images))
+        rounded = device.type == "cpu" and white == 255 and antialias and not exact
+        crop_rows(
+            pixels,
+            offset,
+            geometry,
+            crop,
+            matrix,
+            out,
+            strides=strides,
+            interpolation=interpolation,
+            antialias=antialias,
+            rounded=rounded,
+            white=white,
+        )
         return out
     from augment_gpu.kernels.crop import launch_crop_resize_flip
 
-    offset, geometry = _geometry(images, crop)
     tables = upload(device, offset, geometry, crop.box, crop.flip.astype(np.int32), matrix.astype(np.float32))
-    if isinstance(images, RaggedBatch):
-        pixels, x_stride, channel_stride = images.pixels, channels, 1
-    else:
-        pixels, x_stride, channel_stride = images, images.stride(3), images.stride(1)
     return launch_crop_resize_flip(
         pixels,
         *tables,
         out=out,
-        x_stride=x_stride,
-        channel_stride=channel_stride,
+        strides=strides,
         reach=FILTER_REACH[interpolation],
         antialias=antialias,
         image_taps=crop.taps == "image",
-        white=_white(images),
+        white=white,
     )
 
 
@@ -187,13 +196,29 @@ def _white(images: Images) -> float:
     return 255.0 if isinstance(images, RaggedBatch) or images.dtype == torch.uint8 else 1.0
 
 
-def _geometry(images: Images, crop: CropParams) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row's image lies: offset (V,) int64 of its first value, and (V, 3) int32 height, width, row stride."""
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+    rows, channels, height, width = shape
+    return (
+        memory.empty((rows, height, width, channels), dtype).permute(0, 3, 1, 2)
+        if channels_last
+        else memory.empty(shape, dtype)
+    )
+
+
+def _geometry(images: Images, crop: CropParams) -> tuple[torch.Tensor, np.ndarray, np.ndarray, tuple[int, int]]:
+    """Where each row's image lies: the values, offset (V,) int64 of its first one, geometry (V, 3) int32 height, width,
+    values from one image row to the next, and the values from one column and from one channel to the next."""
     if isinstance(images, RaggedBatch):
+        channels = images.channels
         height, width = images.height.numpy()[crop.source], images.width.numpy()[crop.source]
-        return images.offset.numpy()[crop.source], np.stack([height, width, width * images.channels], axis=1)
+        geometry = np.stack([height, width, width * channels], axis=1)
+        return images.pixels, images.offset.numpy()[crop.source], geometry, (channels, 1)
     geometry = np.array([images.shape[2], images.shape[3], images.stride(2)], dtype=np.int32)
-    return crop.source * images.stride(0), np.broadcast_to(geometry, (len(crop), 3))
+    offset = crop.source * images.stride(0)
+    return images, offset, np.broadcast_to(geometry, (len(crop), 3)), (images.stride(3), images.stride(1))
 
 
 def _check(images: Images, crop: CropParams, size: int, interpolation: str, dtype: torch.dtype) -> None:

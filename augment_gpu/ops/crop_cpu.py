@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from augment_gpu.ops.boxes import CropParams
-from augment_gpu.ragged import RaggedBatch
 
 # How far each filter reaches at scale 1, in source pixels.
 FILTER_REACH = {"bilinear": 1.0, "bicubic": 2.0, "nearest": 0.0}
@@ -21,68 +20,70 @@ _ATEN_RESIZE = {
 
 
 def crop_rows(
-    images: RaggedBatch | torch.Tensor,
+    pixels: torch.Tensor,
+    offset: np.ndarray,
+    geometry: np.ndarray,
     crop: CropParams,
     matrix: np.ndarray,
     out: torch.Tensor,
+    *,
+    strides: tuple[int, int],
     interpolation: str,
     antialias: bool,
-    exact: bool,
-    *,
+    rounded: bool,
     white: float,
 ) -> None:
-    """Fills `out`, (V, C, S, S). matrix: (1 or V, C, C + 1), from pixel values to the output."""
+    """Fills `out`, (V, C, S, S), on any device.
+
+    pixels, offset, geometry, strides: where the images lie, as the kernel takes them. matrix: (1 or V, C, C + 1), from
+    pixel values to the output. rounded: 8-bit rounding is welcome, and torch's uint8 kernels with it.
+    """
     _, channels, size, _ = out.shape
-    byte_images = isinstance(images, RaggedBatch) or images.dtype == torch.uint8
-    rounded = (
-        out.device.type == "cpu"
-        and byte_images
-        and antialias
-        and not exact
-        and crop.taps == "box"
-        and interpolation in _ATEN_RESIZE
-    )
-    whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1)
+    x_stride, channel_stride = strides
+    aten_resize = _ATEN_RESIZE.get(interpolation) if rounded and crop.taps == "box" else None
+    whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1).tolist()
+    start = (offset + pixels.storage_offset()).tolist()
     # One scratch image for all rows: fresh memory would cost more in page faults than the resize costs in arithmetic.
     resized = torch.empty((1, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
     mirrored = torch.empty_like(resized)
     finish = _Finish(matrix, out)
-    for v, (source, box, flip) in enumerate(zip(crop.source, crop.box, crop.flip, strict=True)):
-        image = images[source].permute(2, 0, 1) if isinstance(images, RaggedBatch) else images[source]
-        if rounded and whole_pixels[v]:
-            x0, y0, x1, y1 = (int(edge) for edge in box)
-            _ATEN_RESIZE[interpolation](image[None, :, y0:y1, x0:x1], [size, size], False, None, None, out=resized)
+    for v, ((height, width, y_stride), box, flip) in enumerate(
+        zip(geometry.tolist(), crop.box.tolist(), crop.flip.tolist(), strict=True)
+    ):
+        if aten_resize is not None and whole_pixels[v]:
+            x0, y0, x1, y1 = map(int, box)
+            part = pixels.as_strided(
+                (1, channels, y1 - y0, x1 - x0),
+                (0, channel_stride, y_stride, x_stride),
+                start[v] + y0 * y_stride + x0 * x_stride,
+            )
+            aten_resize(part, [size, size], False, None, None, out=resized)
             if flip:
                 torch.ops.aten.flip.out(resized, [3], out=mirrored)
             finish(v, mirrored[0] if flip else resized[0])
         else:
-            finish(v, _resize_exactly(image, box, bool(flip), size, interpolation, antialias, crop.taps, white))
+            image = pixels.as_strided((height, width, channels), (y_stride, x_stride, channel_stride), start[v])
+            exact = _resize_exactly(image, box, flip, size, interpolation, antialias, crop.taps)
+            # the cubic overshoots, and no pixel is brighter than white
+            finish(v, exact.clamp_(0, white) if interpolation == "bicubic" else exact)
 
 
 def _resize_exactly(
-    image: torch.Tensor,
-    box: np.ndarray,
-    flip: bool,
-    size: int,
-    interpolation: str,
-    antialias: bool,
-    taps: str,
-    white: float,
+    image: torch.Tensor, box: list[float], flip: bool, size: int, interpolation: str, antialias: bool, taps: str
 ) -> torch.Tensor:
-    """(C, S, S) float32, channels last, in the values of the image."""
-    channels, height, width = image.shape
-    x0, y0, x1, y1 = box.astype(np.float64)
+    """image: (H, W, C), to (C, S, S) float32, channels last, in the values of the image."""
+    height, width, channels = image.shape
+    x0, y0, x1, y1 = box
     down, down_weight = axis_taps(y0, y1, height, size, interpolation, antialias, taps)
     across, across_weight = axis_taps(x0, x1, width, size, interpolation, antialias, taps)
     if flip:
         across, across_weight = across[::-1], across_weight[::-1]
     top, left = down.min(), across.min()
-    part = image[:, top : down.max() + 1, left : across.max() + 1].permute(1, 2, 0).float()
+    part = image[top : down.max() + 1, left : across.max() + 1].float()
     rows = _weighted_sum(part.reshape(len(part), -1), down - top, down_weight).view(size, -1, channels)
     columns = rows.transpose(0, 1).reshape(rows.shape[1], -1)
-    resized = _weighted_sum(columns, across - left, across_weight).view(size, size, channels).permute(2, 1, 0)
-    # the cubic overshoots, and no pixel is brighter than white
-    return resized.clamp_(0, white) if interpolation == "bicubic" else resized
+    resized = _weighted_sum(columns, across - left, across_weight).view(size, size, channels)
+    return resized.permute(2, 1, 0)
 
 
 def axis_taps(
@@ -135,6 +136,9 @@ class _Finish:
         self.interleaved = out[0].stride() == (1, size * channels, channels)
         # float32 is computed in place, in the output; other dtypes in a scratch image and rounded once
         self.scratch = None if out.dtype == torch.float32 else torch.empty_like(out[0], dtype=torch.float32)
+        if self.diagonal:
+            self.scale = matrix[:, :, :-1].sum(axis=2).tolist()
+            self.shift = torch.from_numpy(matrix[:, :, -1].astype(np.float32)).to(out.device)
         if self.diagonal and self.interleaved:
             lines = np.concatenate([matrix[:, :, :-1].sum(axis=2), matrix[:, :, -1]]).astype(np.float32)
             self.lines = torch.from_numpy(np.tile(lines, size)).to(out.device).view(2, len(matrix), size * channels)
@@ -149,8 +153,8 @@ class _Finish:
             torch.addcmul(self.lines[1, row], flat, self.lines[0, row], out=flat)
         elif self.diagonal:
             target.copy_(image)
-            for c, plane in enumerate(target):
-                plane.mul_(float(self.matrix[row, c, c])).add_(float(self.matrix[row, c, -1]))
+            for plane, scale, shift in zip(target, self.scale[row], self.shift[row], strict=True):
+                torch.add(shift, plane, alpha=scale, out=plane)
         else:
             planes = image.float()
             for plane, weights in zip(target, self.matrix[row].tolist(), strict=True):

@@ -109,8 +109,11 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
         data = None if data is None else str(Path(data).resolve())
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        run = _Run(data, config, output)
-        if resume and run.last.exists():
+        last = output / "last.pt"
+        goes_on = resume and last.exists()
+        # A run that goes on takes its weights from last.pt: nothing is fetched for it again.
+        run = _Run(data, config, output, initial=not goes_on)
+        if goes_on:
             run.restore()
         output.mkdir(parents=True, exist_ok=True)
         try:
@@ -155,12 +158,13 @@ def open_data(data: str | None, val_fraction: float, seed: int) -> tuple[Dataset
 class _Run:
     """Everything that a run remembers from step to step."""
 
-    def __init__(self, data: str | None, config: TrainConfig, output: Path) -> None:
+    def __init__(self, data: str | None, config: TrainConfig, output: Path, *, initial: bool) -> None:
         self.data, self.config, self.output = data, config, output
         self.last, self.best = output / "last.pt", output / "best.pt"
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         train_data, val_data, self.classes = open_data(data, config.val_fraction, config.seed)
-        model = create_model(config.model, len(self.classes), weights=config.weights, scratch=config.scratch)
+        weights, scratch = (config.weights, config.scratch) if initial else (None, True)
+        model = create_model(config.model, len(self.classes), weights=weights, scratch=scratch)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         fields = {"size": config.size, "num_classes": len(self.classes), **normalization(model)}
         self.recipe = Recipe.from_dict({**fields, **(config.recipe or {})})
@@ -245,7 +249,7 @@ class _Run:
                 self.metrics.append(row)
                 self.loss_sum.zero_()
                 self.images, self.seconds = 0, 0.0
-                if row["val_top1"] >= max(previous["val_top1"] for previous in self.metrics):
+                if all(row["val_top1"] > earlier["val_top1"] for earlier in self.metrics[:-1]):
                     save_checkpoint(self.best, self._result(row))
                 save_checkpoint(self.last, self.state())
                 self._write_metrics()

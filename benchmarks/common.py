@@ -1,0 +1,72 @@
+"""What the benchmarks share: paired timing, the machine's description, and where results go."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("augment_gpu", "torch", "torchvision", "triton", "kornia", "numpy", "pillow")
+
+
+def paired(contenders: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each of `repeats` rounds; all run once a round, after one round that does not count.
+
+    On a noisy machine a slow minute then hits all of them, and ratios within a round stay meaningful.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_number in range(repeats + 1):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if round_number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to know of where a figure comes from."""
+    return {
+        "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def save(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes results/<name>-<date>.json."""
+    path = folder / f"{name}-{date.today().isoformat()}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:  # not Linux
+        return platform.processor()
+    return platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,276 @@
+"""The training loop on a handful of small pictures: what it writes, that it resumes exactly, how it refuses."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from augment_gpu.cli import main
+from augment_gpu.transfer import train as training
+from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
+from augment_gpu.transfer.model import create_model
+from augment_gpu.transfer.train import InterruptedRunError, cosine_with_warmup, train
+
+# 24 training images in batches of 5: 4 steps an epoch and a rest, so that no boundary falls together with another
+SMALL = {"model": "test_resnet", "scratch": True, "size": 32, "batch_size": 5, "epochs": 2, "warmup_epochs": 0.5}
+SAME = ("epoch", "lr", "train_loss", "val_loss", "val_top1")  # all but the times
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 15 pictures: red to the left of green, and green to the left of red."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.Generator(np.random.Philox(0))
+    for label, name in enumerate(("green_right", "red_right")):
+        (root / name).mkdir()
+        for number in range(15):
+            picture = generator.integers(0, 80, (40, 50, 3), dtype=np.uint8)
+            picture[:, :25, label] += 150
+            picture[:, 25:, 1 - label] += 150
+            Image.fromarray(picture).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Layers this small gain nothing from a second thread, and wait for it long where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def rows(metrics: list[dict]) -> list[tuple]:
+    return [tuple(row[name] for name in SAME) for row in metrics]
+
+
+def test_a_run_folder_holds_what_was_promised(folder: Path, tmp_path: Path):
+    metrics = train(str(folder), tmp_path / "run", SMALL)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best.pt", "config.json", "last.pt", "metrics.jsonl",
+    ]  # fmt: skip
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == metrics
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["classes"] == ["green_right", "red_right"]
+    assert config["config"]["batch_size"] == 5
+    best = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert best["metrics"]["val_top1"] == max(row["val_top1"] for row in metrics)
+
+
+def test_it_learns_what_a_glance_tells(folder: Path, tmp_path: Path):
+    recipe = {"flip": 0.0, "scale": [0.7, 1.0]}  # a mirror image of one class is the other
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "epochs": 8, "lr": 3e-3, "recipe": recipe})
+    assert metrics[-1]["train_loss"] < 0.5 * metrics[0]["train_loss"]
+    assert metrics[-1]["val_top1"] == 1
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])  # the first step, the last of an epoch, the middle of one
+def test_an_interrupted_run_ends_as_one_that_was_not(folder, tmp_path, monkeypatch, step):
+    whole = train(str(folder), tmp_path / "whole", SMALL)
+    interrupt_at(monkeypatch, training._Run, "_step", step)
+    with pytest.raises(InterruptedRunError, match="--resume"):
+        train(str(folder), tmp_path / "parts", SMALL)
+    resumed = train(None, tmp_path / "parts", {}, resume=True)
+    assert rows(resumed) == rows(whole)
+    ends = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_run_interrupted_while_it_validates_goes_on_there(folder, tmp_path, monkeypatch):
+    whole = train(str(folder), tmp_path / "whole", SMALL)
+    interrupt_at(monkeypatch, training._Run, "_train_metrics", 1)  # the last thing before validation
+    with pytest.raises(InterruptedRunError):
+        train(str(folder), tmp_path / "parts", SMALL)
+    assert rows(train(None, tmp_path / "parts", {}, resume=True)) == rows(whole)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: int) -> None:
+    """Sends this process a SIGINT, as Ctrl-C does, during the n-th call of a method."""
+    original = getattr(owner, name)
+    calls = iter(range(1, 10**6))
+
+    def method(self, *arguments):
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, name, method)
+
+
+def test_signals_mean_after_the_run_what_they_meant_before(folder, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_callers_random_numbers_are_left_alone(folder, tmp_path):
+    before = torch.random.get_rng_state()
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_mixing_and_smoothing_train_on_soft_targets(folder, tmp_path):
+    recipe = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1, "cutout": 8}
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1, "recipe": recipe})
+    assert np.isfinite(metrics[0]["train_loss"])
+
+
+def test_an_existing_output_is_not_touched(folder, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    assert main(["train", str(folder), "--scratch", "--output", str(tmp_path / "run")]) == 1
+    assert "exists" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_a_run_that_fails_before_it_saved_leaves_nothing(folder, tmp_path, capsys):
+    root = copied(folder, tmp_path)
+    bad = root / "red_right" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:500])
+    options = [
+        "--scratch",
+        "--model",
+        "test_resnet",
+        "--size",
+        "32",
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert main(["train", str(root), *options]) == 1
+    assert str(bad) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["train", str(root), *options, "--on-error", "skip"]) == 0
+    assert f"skipped {bad}" in capsys.readouterr().out
+
+
+def copied(folder: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_one_class_is_refused_by_name(folder, tmp_path, capsys):
+    root = copied(folder, tmp_path)
+    for path in (root / "red_right").iterdir():
+        path.unlink()
+    (root / "red_right").rmdir()
+    assert main(["train", str(root), "--scratch", "--output", str(tmp_path / "run")]) == 1
+    assert "one class only, 'green_right'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'"),
+        ({"model": "resnet18x"}, "near are .*resnet18"),
+        ({"weights": "w.pt"}, "choose one"),
+        ({"val_fraction": 1.5}, "1.5"),
+        ({"recipe": {"colour": 1}}, "no 'colour'"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name_and_leave_nothing(folder, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        train(str(folder), tmp_path / "run", {**SMALL, **given})
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_keeps_the_settings_of_the_run(folder, tmp_path):
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    with pytest.raises(ValueError, match=r"batch_size is 7, and the run in .* has 5"):
+        train(None, tmp_path / "run", {"batch_size": 7}, resume=True)
+    train(str(folder), tmp_path / "run", {"batch_size": 5, "workers": 1}, resume=True)
+
+
+def test_resuming_nothing_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
+        train(None, tmp_path / "run", {}, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "other"])
+def test_a_damaged_or_foreign_checkpoint_is_refused_and_kept(folder, tmp_path, damage):
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    last = tmp_path / "run" / "last.pt"
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "garbage":
+        last.write_bytes(b"not a checkpoint")
+    else:
+        save_checkpoint(last, {**load_checkpoint(last), "model_name": "vgg16"})
+    kept = last.read_bytes()
+    with pytest.raises(ValueError, match=r"last\.pt"):
+        train(None, tmp_path / "run", {}, resume=True)
+    assert last.read_bytes() == kept
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model": Payload()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil\.pt"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"value": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(path, {"value": lambda: None})
+    assert load_checkpoint(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_local_weights_are_loaded_but_for_a_head_of_another_size(tmp_path, suffix):
+    from safetensors.torch import save_file
+
+    donor = create_model("test_resnet", 7, scratch=True)
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(donor.state_dict(), path)
+    same, other = create_model("test_resnet", 7, weights=str(path)), create_model("test_resnet", 3, weights=str(path))
+    for name, value in donor.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value)
+        assert name.startswith("fc.") or torch.equal(other.state_dict()[name], value)
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    path = tmp_path / "other.pt"
+    torch.save(create_model("resnet18", 3, scratch=True).state_dict(), path)
+    with pytest.raises(ValueError, match=r"other\.pt holds weights of another model"):
+        create_model("test_resnet", 3, weights=str(path))
+
+
+def test_pretrained_weights_that_cannot_be_had_say_what_else_to_do(monkeypatch):
+    import timm
+
+    real = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise ConnectionError("no route to host")
+        return real(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(OSError, match=r"no route to host; give a local file \(--weights FILE\) or .* \(--scratch\)"):
+        create_model("test_resnet", 3)
+
+
+def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
+    factor = cosine_with_warmup(4, 12)
+    assert [factor(step) for step in range(4)] == [0.2, 0.4, 0.6, 0.8]
+    assert factor(4) == 1
+    assert factor(8) == pytest.approx(0.5)
+    assert factor(12) == pytest.approx(0)
