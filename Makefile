@@ -13,8 +13,12 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Trains from scratch on pictures that the program draws, then shows what the recipe does to them: demo/ holds both.
 demo: venv
-	$(BIN)/augment-gpu demo
+	rm -rf demo
+	$(BIN)/augment-gpu train --model resnet10t --scratch --size 64 --epochs 15 --batch-size 32 --lr 0.002 \
+		--recipe docs/demo-recipe.json --output demo/run
+	$(BIN)/augment-gpu preview --recipe docs/demo-recipe.json --output demo/preview.png
 
 test: venv
 	$(BIN)/python -m pytest -q

@@ -353,13 +353,13 @@ def test_a_bad_center_crop_is_named(size: int, resize: int) -> None:
     [([375], [500, 500]), ([375], [[500]]), ([], []), ([0], [500]), ([375], [0]), ([-1], [500]), ([NAN], [500])],
 )
 def test_sizes_without_an_image_are_refused(sample: Any, heights: Any, widths: Any) -> None:
-    with pytest.raises(ValueError, match="heights|smallest"):
+    with pytest.raises(ValueError, match=r"heights|smallest"):
         sample(KEY, [0], heights, widths)
 
 
 @pytest.mark.parametrize(("heights", "widths"), [([0], [500]), ([375], [0]), ([-1], [500]), ([375], [500, 500])])
 def test_a_center_crop_of_no_image_is_refused(heights: Any, widths: Any) -> None:
-    with pytest.raises(ValueError, match="heights|smallest"):
+    with pytest.raises(ValueError, match=r"heights|smallest"):
         ag.center_crop_boxes(heights, widths)
 
 

@@ -1,6 +1,7 @@
 """crop_resize_flip: the reference against torch, Pillow and hand calculation; every path against the reference."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,11 @@ Pixels = Callable[..., np.ndarray]
 EXACT = 0.005 / 255
 # One rounding to the output's dtype: half a unit in the last place, relative to the value.
 ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+# Triton's interpreter cuts a bfloat16 off where a GPU rounds it: a whole unit in the last place.
+CUT_OFF = ROUNDING | {torch.bfloat16: 2.0**-7}
+# Two roundings to 8 bits, of half a level each. The second of the cubic's passes enlarges what the first one rounded by
+# at most the sum of its weights' magnitudes, 20/16, half-way between pixels.
+TWO_ROUNDINGS = {"bilinear": 1.0, "bicubic": 1.125}
 PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -61,9 +67,16 @@ def assert_exact(images: Any, crop: ag.CropParams, *, slope: float = 1.0, **opti
     wanted = ag.crop_resize_flip_reference(on_cpu(images), crop, **defining)
     assert out.shape == wanted.shape
     assert out.device == images.device
-    error = (out.cpu().double() - wanted).abs() - ROUNDING[out.dtype] * wanted.abs()
+    rounding = CUT_OFF if os.environ.get("TRITON_INTERPRET") == "1" else ROUNDING
+    error = (out.cpu().double() - wanted).abs() - rounding[out.dtype] * wanted.abs()
     assert float(error.max()) <= EXACT * slope
     return out
+
+
+def torchvision_crop(image: torch.Tensor, box: Any, size: int, mode: str, flip: bool = False) -> torch.Tensor:
+    x0, y0, x1, y1 = box
+    result = F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [size, size], TORCHVISION[mode], antialias=True)
+    return F.horizontal_flip(result) if flip else result
 
 
 # ---------------------------------------------------------------------------------- the reference, by independent means
@@ -71,8 +84,8 @@ def assert_exact(images: Any, crop: ag.CropParams, *, slope: float = 1.0, **opti
 
 def interpolate(image: torch.Tensor, height: int, width: int, mode: str, antialias: bool = True) -> torch.Tensor:
     """torch's resize in float64. image: (H, W, C) uint8. Returns (C, height, width) in [0, 1]."""
-    planes = image.permute(2, 0, 1)[None].double()
-    resized = functional.interpolate(planes, (height, width), mode=mode, align_corners=False, antialias=antialias)[0]
+    chw = image.permute(2, 0, 1)[None].double()
+    resized = functional.interpolate(chw, (height, width), mode=mode, align_corners=False, antialias=antialias)[0]
     return resized.clamp(0, 255) / 255
 
 
@@ -156,9 +169,9 @@ def test_taps_in_the_image_are_resize_then_center_crop(
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_taps_in_the_image_are_resize_then_any_crop(photo: Pixels, mode: Any) -> None:
     image = photo(70, 90)
-    heights, widths = np.full(20, 70), np.full(20, 90)
-    crop = ag.sample_scale_jitter_crop(ag.Key(1), np.arange(20), heights, widths, size=33, short_side=(33, 80), flip=0.5)
-    crop = ag.CropParams(np.zeros(20, int), crop.box, crop.flip, crop.taps)
+    heights, widths = np.full(8, 70), np.full(8, 90)
+    crop = ag.sample_scale_jitter_crop(ag.Key(1), np.arange(8), heights, widths, size=33, short_side=(33, 80), flip=0.5)
+    crop = ag.CropParams(np.zeros(8, int), crop.box, crop.flip, crop.taps)
     result = ag.crop_resize_flip_reference(ragged(image), crop, size=33, interpolation=mode)
     for i, (x0, y0, _, y1) in enumerate(crop.box.astype(float)):
         height = round(33 * 70 / (y1 - y0))
@@ -170,26 +183,30 @@ def test_taps_in_the_image_are_resize_then_any_crop(photo: Pixels, mode: Any) ->
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("box", [(0, 0, 47, 33), (3.25, 1.5, 20.75, 30.125), (40, 30.5, 47, 33), (20.1, 10.1, 22.3, 11.2)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 47, 33), (3.25, 1.5, 20.75, 30.125), (40, 30.5, 47, 33), (20.1, 10.1, 22.3, 11.2)]
+)
 def test_taps_in_the_image_are_pillows_resize_of_a_box(photo: Pixels, box: Any, mode: Any) -> None:
     image = photo(33, 47)
     result = ag.crop_resize_flip_reference(ragged(image), crop_of(box, taps="image"), size=17, interpolation=mode)[0]
     wanted = np.asarray(Image.fromarray(image).resize((17, 17), PILLOW[mode], box=box)).astype(float)
     # Pillow rounds to 8 bits after each of two passes
-    np.testing.assert_allclose(result.permute(1, 2, 0).numpy() * 255, wanted, atol=1)
+    np.testing.assert_allclose(result.permute(1, 2, 0).numpy() * 255, wanted, rtol=0, atol=TWO_ROUNDINGS[mode])
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("shape", "box", "size"), WHOLE_BOXES)
-def test_taps_in_the_box_are_pillows_crop_then_resize(photo: Pixels, shape: Any, box: Any, size: int, mode: Any) -> None:
+def test_taps_in_the_box_are_pillows_crop_then_resize(
+    photo: Pixels, shape: Any, box: Any, size: int, mode: Any
+) -> None:
     image = photo(*shape)
     result = ag.crop_resize_flip_reference(ragged(image), crop_of(box), size=size, interpolation=mode)[0]
     wanted = np.asarray(Image.fromarray(image).crop(box).resize((size, size), PILLOW[mode])).astype(float)
-    np.testing.assert_allclose(result.permute(1, 2, 0).numpy() * 255, wanted, atol=1)  # two roundings to 8 bits
+    np.testing.assert_allclose(result.permute(1, 2, 0).numpy() * 255, wanted, rtol=0, atol=TWO_ROUNDINGS[mode])
 
 
 @pytest.mark.parametrize("taps", ["box", "image"])
-@pytest.mark.parametrize(("shape", "box", "size"), [*WHOLE_BOXES, ((33, 47), (0, 0, 47, 33), 100)])
+@pytest.mark.parametrize(("shape", "box", "size"), [*WHOLE_BOXES, ((33, 47), (0, 0, 47, 33), 40)])
 def test_nearest_is_pillows(noise: Pixels, shape: Any, box: Any, size: int, taps: Any, device: str) -> None:
     image = noise(*shape)
     crop = crop_of(box, taps=taps)
@@ -245,8 +262,8 @@ def test_four_pixels_become_two_without_antialias(device: str) -> None:
 
 
 def test_keys_weights_half_way_are_nine_sixteenths(device: str) -> None:
-    """Four pixels to two without antialias: halfway between pixels Keys' cubic has the weights -1, 9, 9, -1 over 16, and
-    at the border the one outside is dropped: 9, 9, -1 over 17."""
+    """Four pixels to two without antialias: half-way between pixels Keys' cubic has the weights -1, 9, 9, -1 over 16,
+    and at the border the one outside is dropped: 9, 9, -1 over 17."""
     result = levels(grey([[34, 68, 102, 51]] * 4), device, size=2, antialias=False, interpolation="bicubic")
     wanted = [(9 * 34 + 9 * 68 - 102) / 17, (-68 + 9 * 102 + 9 * 51) / 17]
     np.testing.assert_allclose(result, [wanted] * 2, atol=1e-9)
@@ -260,15 +277,16 @@ def test_a_flip_mirrors_left_and_right(device: str) -> None:
 def test_a_cubic_never_leaves_the_range(device: str) -> None:
     """An edge from black to white overshoots on both sides and is clamped."""
     result = levels(grey([[0, 0, 255, 255]] * 4), device, size=16, interpolation="bicubic")
-    assert (result.min(), result.max()) == (0, 255)
-    assert (result[0, :4] == 0).all()
-    assert (result[0, -4:] == 255).all()
+    assert result.min() == 0
+    assert result.max() == pytest.approx(255, abs=1e-9)  # float64
+    np.testing.assert_allclose(result[:, :4], 0, atol=1e-9)
+    np.testing.assert_allclose(result[:, -4:], 255, atol=1e-9)
 
 
 def test_a_constant_stays_constant(device: str) -> None:
     """Weights are divided by their sum, at the border too. 1 × 17: a side on which every tap but one is outside."""
     for interpolation in ("bilinear", "bicubic", "nearest"):
-        for size in (1, 33):
+        for size in (5, 33):
             image = np.full((1, 17, 1), 77, dtype=np.uint8)
             np.testing.assert_allclose(levels(image, device, size=size, interpolation=interpolation), 77, atol=1e-9)
 
@@ -296,10 +314,10 @@ def test_mean_and_std_come_after_the_colour(device: str) -> None:
 
 
 # Five rows of three images: fractional and whole boxes, thin ones, at the corners, repeated and unordered sources.
-SHAPES = [(33, 47), (1, 17), (61, 5)]
+SHAPES = [(33, 47), (1, 17), (21, 5)]
 BOXES = [
-    (0, 0.7, 4.3, 60.9),
-    (3.3, 1.7, 44.9, 31.25),
+    (0, 0.7, 4.3, 20.9),
+    (3.3, 1.7, 30.9, 22.25),
     (0, 0, 17, 1),
     (46.5, 32.25, 47, 33),
     (11, 7, 12.5, 8.5),
@@ -312,34 +330,47 @@ def five_rows(taps: Any = "box") -> ag.CropParams:
     return crop_of(*BOXES, source=SOURCE, flip=FLIP, taps=taps)
 
 
+def three_rows() -> ag.CropParams:
+    """Of the same images, for 9 × 9 outputs: hardly shrunk, so that the interpreter is done soon."""
+    boxes = [(0, 0.7, 4.3, 9.9), (3.3, 1.7, 12.9, 10.25), (1, 0, 10, 1)]
+    return crop_of(*boxes, source=[2, 0, 1], flip=[True, False, True])
+
+
 @pytest.mark.parametrize("taps", ["box", "image"])
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize("size", [1, 17])  # one pixel, and an odd size smaller than a tile
 def test_every_filter_equals_the_reference(
-    noise: Pixels, size: int, interpolation: Any, antialias: bool, taps: Any, device: str
+    noise: Pixels, interpolation: Any, antialias: bool, taps: Any, device: str
 ) -> None:
     images = ragged(*(noise(*shape, seed=i) for i, shape in enumerate(SHAPES)), device=device)
-    assert_exact(images, five_rows(taps), size=size, interpolation=interpolation, antialias=antialias)
+    assert_exact(images, five_rows(taps), size=17, interpolation=interpolation, antialias=antialias)
 
 
-@pytest.mark.parametrize("size", [2, 16, 32, 33, 65])  # within, at and over the edges of tiles of 16 × 32
+# 1: one pixel. The others lie within, at and over the edges of tiles of 16 × 32.
+@pytest.mark.parametrize("size", [1, 2, 16, 32, 33, 65])
 def test_every_size_equals_the_reference(noise: Pixels, size: int, device: str) -> None:
     images = ragged(noise(33, 47), device=device)
-    assert_exact(images, crop_of((3.3, 1.7, 44.9, 31.25), flip=True), size=size)
+    assert_exact(images, crop_of((3.3, 1.7, 12.9, 8.25), flip=True), size=size)
 
 
-@pytest.mark.parametrize("taps", ["box", "image"])
+# Each axis its own scale, and both kinds together: enlarged, near 1, shrunk 6 and 20 times
+@pytest.mark.parametrize("scale", [(0.3, 0.97), (1.5, 1.0), (6.0, 0.5), (0.4, 20.0)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("scale", [0.3, 0.97, 1.0, 1.5, 6.0, 20.0])
+@pytest.mark.parametrize("taps", ["box", "image"])
 def test_every_scale_equals_the_reference(
-    noise: Pixels, scale: float, interpolation: Any, taps: Any, device: str
+    noise: Pixels, scale: tuple[float, float], interpolation: Any, taps: Any, device: str
 ) -> None:
-    images = ragged(noise(170, 175), device=device)
-    size = 8 if scale > 2 else 24
-    side = scale * size
-    crop = crop_of((7.3, 5.9, 7.3 + side, 5.9 + side), flip=True, taps=taps)
-    assert_exact(images, crop, size=size, interpolation=interpolation)
+    images = ragged(noise(230, 235), device=device)
+    x, y = (11 * side for side in scale)
+    assert_exact(
+        images, crop_of((7.3, 5.9, 7.3 + x, 5.9 + y), flip=True, taps=taps), size=11, interpolation=interpolation
+    )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_shrinking_both_sides_equals_the_reference(noise: Pixels, interpolation: Any, device: str) -> None:
+    images = ragged(noise(70, 75), device=device)
+    assert_exact(images, crop_of((0.7, 1.9, 74.6, 69.5)), size=17, interpolation=interpolation)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -348,35 +379,71 @@ def test_one_three_and_four_channels_equal_the_reference(
     noise: Pixels, channels: int, interpolation: Any, device: str
 ) -> None:
     images = ragged(*(noise(*shape, channels, seed=i) for i, shape in enumerate(SHAPES)), device=device)
-    out = assert_exact(images, five_rows(), size=17, interpolation=interpolation)
-    assert out.shape == (5, channels, 17, 17)
+    out = assert_exact(images, three_rows(), size=9, interpolation=interpolation)
+    assert out.shape == (3, channels, 9, 9)
+
+
+def planes(noise: Pixels, channels: int, dtype: torch.dtype) -> torch.Tensor:
+    """(3, C, 20, 24), contiguous: uint8, or float32 in [0, 1]."""
+    images = np.stack([noise(20, 24, channels, seed=i) for i in range(3)])
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return images if dtype == torch.uint8 else images / 255
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "contiguous": lambda images: images,
     "channels last": lambda images: images.contiguous(memory_format=torch.channels_last),
-    "every other row": lambda images: images[:, :, ::2, 3:],
+    "every other row": lambda images: images[:, :, ::2, 2:],
     "reversed batch": lambda images: images.transpose(0, 1).contiguous().transpose(0, 1),
     "transposed": lambda images: images.transpose(2, 3),
     "one image thrice": lambda images: images[1:2].expand(3, -1, -1, -1),
 }
 
 
+def assert_exact_dense(images: torch.Tensor) -> None:
+    height, width = images.shape[2:]
+    crop = crop_of((0, 0, width, height), (1.5, 2.25, 17.75, 9), source=[2, 0], flip=[False, True])
+    assert_exact(images, crop, size=11)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_dense_images_of_any_layout_equal_the_reference(
-    noise: Pixels, layout: Any, dtype: torch.dtype, channels: int, device: str
+    noise: Pixels, layout: Any, dtype: torch.dtype, device: str
 ) -> None:
-    planes = torch.from_numpy(np.stack([noise(40, 44, channels, seed=i) for i in range(3)])).permute(0, 3, 1, 2)
-    images = layout(planes.contiguous() if dtype == torch.uint8 else planes.contiguous() / 255)
-    images = torch.empty_strided(images.shape, images.stride(), dtype=dtype, device=device).copy_(images[:1]) if (
-        "expand" in str(layout)
-    ) else images.to(device)
+    assert_exact_dense(layout(planes(noise, 3, dtype).to(device)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_dense_images_of_one_and_four_channels_equal_the_reference(
+    noise: Pixels, channels: int, dtype: torch.dtype, device: str
+) -> None:
+    assert_exact_dense(planes(noise, channels, dtype).to(device))
+
+
+def test_a_float_overshoot_is_clamped_at_one(noise: Pixels, device: str) -> None:
+    crop = crop_of((1.5, 2.25, 17.75, 9))
+    out = assert_exact(planes(noise, 3, torch.float32).to(device), crop, size=33, interpolation="bicubic")
+    assert (out.min(), out.max()) == (0, 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_dense_bytes_of_any_layout_are_torchvisions(
+    noise: Pixels, layout: Any, channels: int, interpolation: Any
+) -> None:
+    """By default, on a CPU; torch's own kernel chooses its way by layout, and wants some to agree with the output's."""
+    images = layout(planes(noise, channels, torch.uint8))
     height, width = images.shape[2:]
-    crop = crop_of((0, 0, width, height), (1.5, 2.25, 17.75, 19), source=[2, 0], flip=[False, True])
-    for interpolation in ("bilinear", "bicubic"):
-        assert_exact(images, crop, size=9, interpolation=interpolation)
+    crop = crop_of((0, 0, width, height), (1, 2, 17, 9), source=[2, 0], flip=[False, True])
+    out = ag.crop_resize_flip(images, crop, size=9, interpolation=interpolation)
+    for row, (x0, y0, x1, y1) in enumerate(crop.box.astype(int)):
+        image = images[crop.source[row]].contiguous()
+        wanted = torchvision_crop(image, (x0, y0, x1, y1), 9, interpolation, bool(crop.flip[row]))
+        # in 8 bits both, where the CPU has AVX2; in float torchvision's otherwise, a grey level apart
+        assert int(((out[row] * 255).round() - wanted.float()).abs().max()) <= (0 if BYTES_NATIVE else 1)
 
 
 def test_dense_images_give_what_ragged_ones_give(noise: Pixels, device: str) -> None:
@@ -384,8 +451,8 @@ def test_dense_images_give_what_ragged_ones_give(noise: Pixels, device: str) -> 
     dense = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device)
     crop = crop_of((1.5, 2.25, 17.75, 19), (0, 0, 47, 33), source=[2, 0], flip=[False, True])
     for exact in (True, False):
-        first = ag.crop_resize_flip(dense, crop, size=17, exact=exact)
-        assert torch.equal(first, ag.crop_resize_flip(ragged(*images, device=device), crop, size=17, exact=exact))
+        first = ag.crop_resize_flip(dense, crop, size=9, exact=exact)
+        assert torch.equal(first, ag.crop_resize_flip(ragged(*images, device=device), crop, size=9, exact=exact))
 
 
 def hue_like(rows: int | None) -> np.ndarray:
@@ -396,19 +463,24 @@ def hue_like(rows: int | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize("rows", [None, 3])
 @pytest.mark.parametrize("exact", [True, False])
 def test_colour_matrices_equal_the_reference(
     noise: Pixels, rows: int | None, channels_last: bool, exact: bool, device: str
 ) -> None:
     images = ragged(*(noise(*shape, seed=i) for i, shape in enumerate(SHAPES)), device=device)
-    options: dict[str, Any] = {"size": 9, "color": hue_like(rows), "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.25, 0.3]}
+    options: dict[str, Any] = {
+        "size": 9,
+        "color": hue_like(rows),
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.2, 0.25, 0.3],
+    }
     slope = 3 / 0.2  # three channels of a weight of at most 1, over the smallest deviation
     if exact:
-        assert_exact(images, five_rows(), slope=slope, channels_last=channels_last, **options)
+        assert_exact(images, three_rows(), slope=slope, channels_last=channels_last, **options)
     else:  # 8-bit rounding, on a CPU: a grey level before the colour map
-        out = ag.crop_resize_flip(images, five_rows(), channels_last=channels_last, **options)
-        wanted = ag.crop_resize_flip_reference(on_cpu(images), five_rows(), **options)
+        out = ag.crop_resize_flip(images, three_rows(), channels_last=channels_last, **options)
+        wanted = ag.crop_resize_flip_reference(on_cpu(images), three_rows(), **options)
         torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=1.01 / 255 * slope)
 
 
@@ -421,10 +493,10 @@ def test_per_row_scaling_equals_the_reference(
     """Brightness of each row, the commonest colour map, has a short cut on the CPU; a mixed one has not."""
     images = ragged(*(noise(*shape, channels, seed=i) for i, shape in enumerate(SHAPES)), device=device)
     random = np.random.default_rng(1)
-    color = random.uniform(0.5, 1.5, (5, channels, channels + 1))
+    color = random.uniform(0.5, 1.5, (3, channels, channels + 1))
     if diagonal:
         color[:, :, :-1] *= np.eye(channels)
-    assert_exact(images, five_rows(), slope=1.5 * channels, size=9, color=color, channels_last=channels_last)
+    assert_exact(images, three_rows(), slope=1.5 * channels, size=9, color=color, channels_last=channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -436,12 +508,12 @@ def test_every_dtype_and_memory_format_is_rounded_once(
     images = ragged(*(noise(*shape, seed=i) for i, shape in enumerate(SHAPES)), device=device)
     out = assert_exact(
         images,
-        five_rows(),
+        three_rows(),
         slope=3 / 0.2,
-        size=17,
+        size=9,
         dtype=dtype,
         channels_last=channels_last,
-        color=hue_like(5) if mixed else None,
+        color=hue_like(3) if mixed else None,
         mean=0.4,
         std=0.2,
     )
@@ -453,16 +525,15 @@ def test_every_dtype_and_memory_format_is_rounded_once(
 def test_a_box_far_from_the_corner_keeps_its_fraction(noise: Pixels, taps: Any, device: str) -> None:
     """At column 5990 float32 has 1/2048 of a pixel, which is an eighth of a grey level."""
     images = ragged(noise(20, 6000), device=device)
-    crop = crop_of((5990.3, 3.1, 5999.7, 19.3), (5000.05, 0, 6000, 20), source=[0, 0], flip=[True, False], taps=taps)
-    for interpolation in ("bilinear", "bicubic"):
-        assert_exact(images, crop.take([0]), size=17, interpolation=interpolation)
-    assert_exact(images, crop.take([1]), size=33)
+    crop = crop_of((5990.3, 3.1, 5999.7, 19.3), (5949.05, 0, 6000, 20), source=[0, 0], flip=[True, False], taps=taps)
+    assert_exact(images, crop, size=17)
+    assert_exact(images, crop.take([0]), size=17, interpolation="bicubic")
 
 
 def test_one_image_may_serve_many_rows(noise: Pixels, device: str) -> None:
     images = [noise(20 + i, 30 - i, seed=i) for i in range(3)]
     source = [2, 0, 2, 2, 1, 0, 2]
-    boxes = [(i, i, 20, 15 + i / 2) for i in range(7)]
+    boxes = [(i, i, 10 + i, 8 + i / 2) for i in range(7)]
     batch = ragged(*images, device=device)
     out = assert_exact(batch, crop_of(*boxes, source=source), size=8)
     for row, (box, image) in enumerate(zip(boxes, source, strict=True)):
@@ -493,12 +564,12 @@ def test_every_element_of_out_is_written(
     noise: Pixels, channels_last: bool, dtype: torch.dtype, exact: bool, device: str
 ) -> None:
     images = ragged(noise(33, 47), device=device)
-    crop = crop_of((0, 0, 47, 33), (3, 4, 20, 30), (1.5, 2.5, 20, 30), source=[0, 0, 0], flip=[False, True, True])
+    crop = crop_of((0, 0, 12, 9), (3, 4, 10, 14), (1.5, 2.5, 9, 14), source=[0, 0, 0], flip=[False, True, True])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.full((3, 3, 17, 17), math.nan, dtype=dtype, device=device).contiguous(memory_format=memory_format)
-    result = ag.crop_resize_flip(images, crop, size=17, exact=exact, out=out)
+    out = torch.full((3, 3, 9, 9), math.nan, dtype=dtype, device=device).contiguous(memory_format=memory_format)
+    result = ag.crop_resize_flip(images, crop, size=9, exact=exact, out=out)
     assert result is out
-    options: dict[str, Any] = {"size": 17, "exact": exact, "dtype": dtype, "channels_last": channels_last}
+    options: dict[str, Any] = {"size": 9, "exact": exact, "dtype": dtype, "channels_last": channels_last}
     assert torch.equal(out, ag.crop_resize_flip(images, crop, **options))
     assert not out.isnan().any()
 
@@ -511,7 +582,7 @@ def test_nothing_around_out_is_touched(
 ) -> None:
     """`out` as a part of a larger tensor, with rows, channels, lines and columns around it that are not its own."""
     images = ragged(noise(33, 47), device=device)
-    crop = crop_of((0, 0, 47, 33), (3, 4, 20, 30), source=[0, 0], flip=[False, True])
+    crop = crop_of((0, 0, 20, 17), (3, 4, 20, 20), source=[0, 0], flip=[False, True])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     around = torch.full((4, 5, 21, 24), 77, dtype=dtype, device=device).contiguous(memory_format=memory_format)
     out = around[1:3, 1:4, 2:19, 3:20]
@@ -526,7 +597,7 @@ def test_the_images_are_unchanged(noise: Pixels, device: str) -> None:
     images = [noise(*shape, seed=i) for i, shape in enumerate(SHAPES)]
     batch = ragged(*images, device=device)
     for exact in (True, False):
-        ag.crop_resize_flip(batch, five_rows(), size=9, exact=exact, mean=0.5)
+        ag.crop_resize_flip(batch, three_rows(), size=9, exact=exact, mean=0.5)
     for image, kept in zip(images, batch, strict=True):
         np.testing.assert_array_equal(image, kept.cpu().numpy())
 
@@ -548,12 +619,6 @@ def test_the_full_size_of_the_cpu_path_equals_the_reference(noise: Pixels, inter
 # -------------------------------------------------------------------- the CPU's 8-bit path, torchvision's and Pillow's
 
 
-def torchvision_crop(image: torch.Tensor, box: Any, size: int, mode: str, flip: bool = False) -> torch.Tensor:
-    x0, y0, x1, y1 = box
-    result = F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [size, size], TORCHVISION[mode], antialias=True)
-    return F.horizontal_flip(result) if flip else result
-
-
 @pytest.mark.skipif(not BYTES_NATIVE, reason="torchvision resizes uint8 in float on this CPU")
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -563,7 +628,7 @@ def test_the_default_on_a_cpu_is_torchvision_bit_for_bit(
     noise: Pixels, mode: Any, channels: int, dense: bool, channels_last: bool
 ) -> None:
     image = noise(200, 190, channels)
-    planes = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    chw = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     for box, size, flip in (
         ((0, 0, 190, 200), 32, False),
         ((1, 2, 187, 199), 31, True),  # shrunk 6 times
@@ -572,11 +637,11 @@ def test_the_default_on_a_cpu_is_torchvision_bit_for_bit(
         ((189, 0, 190, 200), 17, False),  # one column
         ((10, 20, 160, 190), 1, True),
     ):
-        images = planes[None] if dense else ragged(image)
+        images = chw[None] if dense else ragged(image)
         out = ag.crop_resize_flip(
             images, crop_of(box, flip=flip), size=size, interpolation=mode, channels_last=channels_last
         )
-        wanted = torchvision_crop(planes, box, size, mode, flip)
+        wanted = torchvision_crop(chw, box, size, mode, flip)
         assert torch.equal((out[0] * 255).round().to(torch.uint8), wanted), (box, size)
         torch.testing.assert_close(out[0] * 255, wanted.float(), rtol=0, atol=1e-4)  # float32: whole grey levels
 
@@ -589,16 +654,17 @@ def test_photographs_are_within_a_grey_level_of_torchvision_and_pillow(
 ) -> None:
     device = request.getfixturevalue("kernel_device") if path == "kernel" else "cpu"
     image = photo(210, 230)
-    size = 32
+    size = 16
     side = round(scale * size)
     box = (11, 7, 11 + side, 7 + side)
     options: dict[str, Any] = {"size": size, "interpolation": mode, "exact": path == "exact"}
     out = ag.crop_resize_flip(ragged(image, device=device), crop_of(box), **options)[0].cpu() * 255
     theirs = torchvision_crop(torch.from_numpy(image).permute(2, 0, 1), box, size, mode)
     pillow = np.asarray(Image.fromarray(image).crop(box).resize((size, size), PILLOW[mode]))
-    # a grey level: theirs are rounded to 8 bits after each of two passes
-    torch.testing.assert_close(out, theirs.float(), rtol=0, atol=1.0)
-    np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), pillow.astype(np.float32), rtol=0, atol=1.0)
+    # theirs are rounded to 8 bits after each of two passes; 0.005 for float32
+    atol = TWO_ROUNDINGS[mode] + 0.005
+    torch.testing.assert_close(out, theirs.float(), rtol=0, atol=atol)
+    np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), pillow.astype(np.float32), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("path", ["exact", "kernel"])
@@ -610,9 +676,9 @@ def test_the_center_crop_is_within_a_grey_level_of_torchvisions(
     image = photo(75, 101)
     crop = ag.center_crop_boxes([75], [101], size=33, resize=40)
     out = ag.crop_resize_flip(ragged(image, device=device), crop, size=33, interpolation=mode)[0].cpu() * 255
-    planes = torch.from_numpy(image).permute(2, 0, 1)
-    theirs = F.center_crop(F.resize(planes, [40], TORCHVISION[mode], antialias=True), [33, 33])
-    torch.testing.assert_close(out, theirs.float(), rtol=0, atol=1.0)  # theirs are rounded twice
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    theirs = F.center_crop(F.resize(chw, [40], TORCHVISION[mode], antialias=True), [33, 33])
+    torch.testing.assert_close(out, theirs.float(), rtol=0, atol=TWO_ROUNDINGS[mode] + 0.005)  # 0.005 for float32
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.8, 1.5, 3.0, 6.0])
@@ -646,13 +712,12 @@ PATHS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("taps", ["box", "image"])
 def test_a_row_is_the_same_alone_in_seven_and_in_thirty_two(noise: Pixels, options: dict[str, Any], taps: Any) -> None:
     images = [noise(20 + i, 70 - i, seed=i) for i in range(32)]
-    box = np.array([(i % 5, 0, 20 + i, 20) for i in range(32)], dtype=np.float32)
-    box[::3] += 0.25 * np.array([1, 1, -1, -1], dtype=np.float32)  # every third is fractional
+    box = np.array([(i % 5, 0, 20 + i / 2, 20) for i in range(32)], dtype=np.float32)  # every other one is fractional
     crop = ag.CropParams(np.arange(32), box, np.arange(32) % 2 == 0, taps)
     everything = ag.crop_resize_flip(ragged(*images), crop, size=33, **options)
     seven = ag.crop_resize_flip(ragged(*images), crop.take(np.arange(7)), size=33, **options)
     assert torch.equal(seven, everything[:7])
-    for i in (0, 1, 5, 6):
+    for i in (0, 1, 5, 31):
         alone = ag.CropParams([0], box[i : i + 1], crop.flip[i : i + 1], taps)
         assert torch.equal(ag.crop_resize_flip(ragged(images[i]), alone, size=33, **options)[0], everything[i])
 
@@ -662,11 +727,12 @@ def test_a_row_of_the_kernel_is_the_same_alone_and_in_a_batch(
     noise: Pixels, options: dict[str, Any], kernel_device: str
 ) -> None:
     images = [noise(*shape, seed=i) for i, shape in enumerate(SHAPES)]
-    options = {"size": 17, "color": hue_like(5), **options}
-    together = ag.crop_resize_flip(ragged(*images, device=kernel_device), five_rows(), **options)
-    for row, source in enumerate(SOURCE):
-        alone = ag.CropParams([0], five_rows().box[row : row + 1], [FLIP[row]], "box")
-        options["color"] = hue_like(5)[row]
+    options = {"size": 9, "color": hue_like(3), **options}
+    crop = three_rows()
+    together = ag.crop_resize_flip(ragged(*images, device=kernel_device), crop, **options)
+    for row, source in enumerate(crop.source):
+        alone = ag.CropParams([0], crop.box[row : row + 1], crop.flip[row : row + 1], "box")
+        options["color"] = hue_like(3)[row]
         image = ragged(images[source], device=kernel_device)
         assert torch.equal(ag.crop_resize_flip(image, alone, **options)[0], together[row])
 
@@ -690,7 +756,7 @@ def test_the_number_of_threads_changes_nothing(noise: Pixels, options: dict[str,
 @pytest.mark.parametrize("precision", ["high", "medium"])
 def test_the_matmul_precision_changes_nothing(noise: Pixels, precision: str, device: str) -> None:
     images = ragged(noise(33, 47), device=device)
-    crop = crop_of((3.3, 1.7, 44.9, 31.25), (0, 0, 47, 33), source=[0, 0])
+    crop = crop_of((3.3, 1.7, 22.9, 21.25), (0, 0, 19, 17), source=[0, 0])
     before = torch.get_float32_matmul_precision()
     plain = ag.crop_resize_flip(images, crop, size=17, color=hue_like(2))
     try:
@@ -767,12 +833,10 @@ def test_images_of_another_kind_are_refused(images: Any, error: Any, message: st
 
 
 def test_an_image_too_large_for_32_bit_positions_is_refused() -> None:
-    """2**31 values, of which an expanded tensor holds one."""
-    images = torch.zeros(1, 1, 1, 1).as_strided((1, 1, 2**16, 2**15), (0, 0, 2**15, 1))[:, :, :1, :1]
-    wide = torch.empty(1, 1, 2, 2, device="meta").as_strided((1, 1, 2, 2), (0, 0, 2**31, 1))
-    del images
+    """2 × 2 pixels whose rows lie 2**31 values apart; the meta device holds none of them."""
+    images = torch.empty(1, 1, 2, 2, device="meta").as_strided((1, 1, 2, 2), (0, 0, 2**31, 1))
     with pytest.raises(ValueError, match=r"2\*\*31"):
-        ag.crop_resize_flip(wide, crop_of((0, 0, 2, 2)), size=2)
+        ag.crop_resize_flip(images, crop_of((0, 0, 2, 2)), size=2)
 
 
 @pytest.mark.parametrize(

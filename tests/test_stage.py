@@ -43,10 +43,8 @@ modes = pytest.mark.parametrize("training", [True, False], ids=["training", "eva
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """torch.set_num_threads, undone afterwards. One to begin with: on small pictures more wait for each other. And the
-    paths of a plain CPU, where someone runs the tests under Triton's interpreter: it would take minutes."""
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone afterwards. One to begin with: on small pictures more wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch.set_num_threads
@@ -149,6 +147,18 @@ def test_an_empty_batch_of_a_mixing_recipe_has_soft_targets() -> None:
     )
     assert targets.shape == (0, 5)
     assert targets.dtype == torch.float32
+
+
+@modes
+@pytest.mark.parametrize("options", [{}, {"ops": (JITTER,)}, {"mixup_alpha": 1.0, "num_classes": 2}])
+def test_what_a_caller_keeps_is_not_written_to_again(options: dict[str, Any], training: bool) -> None:
+    """At 224 pixels a batch is large enough (from 1 MiB) for its memory to be used again."""
+    stage, images = ag.Stage(ag.Recipe(**options)).train(training), noise(2)
+    kept = stage(images, [0, 1])[0]
+    copy = kept.clone()
+    for _ in range(4):
+        stage(images[::-1], [0, 1])
+    assert torch.equal(kept, copy)
 
 
 # ---- what comes out: equal to the ops by hand

@@ -17,7 +17,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # brightness of red, green and blue (IT
 _FINE = 2  # shapes are drawn this many times larger, then averaged down: smooth edges
 
 
-def sample_dataset(root: str | os.PathLike[str] | None = None, *, per_class: int = 100, seed: int = 0) -> Path:
+def sample_dataset(root: str | os.PathLike[str] | None = None, *, per_class: int = 200, seed: int = 0) -> Path:
     """The folder of the demo set, ``root/<class>/<nnn>.jpg``, drawn on the first call (8 x 100 images take about 6 s).
 
     Eight classes: four shapes, each filled with dots or with stripes, of random colour, place, size and turn, on

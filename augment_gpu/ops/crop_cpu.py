@@ -5,6 +5,8 @@ Two ways to resize. On a CPU, torch's uint8 antialias kernels (the ones that tor
 float64.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -13,9 +15,10 @@ from augment_gpu.ops.boxes import CropParams
 # How far each filter reaches at scale 1, in source pixels.
 FILTER_REACH = {"bilinear": 1.0, "bicubic": 2.0, "nearest": 0.0}
 
-_ATEN_RESIZE = {
-    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
-    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+# The functions behind torch.nn.functional.interpolate(antialias=True), which itself has no out=.
+_ATEN_RESIZE: dict[str, Callable[..., torch.Tensor]] = {
+    "bilinear": torch._C._nn._upsample_bilinear2d_aa,
+    "bicubic": torch._C._nn._upsample_bicubic2d_aa,
 }
 
 
@@ -43,10 +46,15 @@ def crop_rows(
     aten_resize = _ATEN_RESIZE.get(interpolation) if rounded and crop.taps == "box" else None
     whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1).tolist()
     start = (offset + pixels.storage_offset()).tolist()
+    # Views are made once, not per row: a view costs about as much as normalising ten lines of a picture.
+    diagonal = bool((matrix[:, :, :-1] * (1 - np.eye(channels)) == 0).all())
+    interleaved = diagonal and out.stride()[1:] == (1, size * channels, channels)
+    finish = _finisher(matrix, out, diagonal, interleaved)
+    targets = _seen(out, interleaved).unbind(0)
     # One scratch image for all rows: fresh memory would cost more in page faults than the resize costs in arithmetic.
     resized = torch.empty((1, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
     mirrored = torch.empty_like(resized)
-    finish = _Finish(matrix, out)
+    resized_view, mirrored_view = _seen(resized, interleaved)[0], _seen(mirrored, interleaved)[0]
     for v, ((height, width, y_stride), box, flip) in enumerate(
         zip(geometry.tolist(), crop.box.tolist(), crop.flip.tolist(), strict=True)
     ):
@@ -60,12 +68,18 @@ def crop_rows(
             aten_resize(part, [size, size], False, None, None, out=resized)
             if flip:
                 torch.ops.aten.flip.out(resized, [3], out=mirrored)
-            finish(v, mirrored[0] if flip else resized[0])
+            finish(v, targets[v], mirrored_view if flip else resized_view)
         else:
             image = pixels.as_strided((height, width, channels), (y_stride, x_stride, channel_stride), start[v])
             exact = _resize_exactly(image, box, flip, size, interpolation, antialias, crop.taps)
-            # the cubic overshoots, and no pixel is brighter than white
-            finish(v, exact.clamp_(0, white) if interpolation == "bicubic" else exact)
+            if interpolation == "bicubic":  # the cubic overshoots, and no pixel is brighter than white
+                exact.clamp_(0, white)
+            finish(v, targets[v], _seen(exact[None], interleaved)[0])
+
+
+def _seen(images: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """(B, C, S, S) images as their colours are mapped: lines (B, S, S · C) of interleaved channels, or as they are."""
+    return images.permute(0, 2, 3, 1).flatten(2) if interleaved else images
 
 
 def _resize_exactly(
@@ -125,41 +139,43 @@ def _weighted_sum(values: torch.Tensor, index: np.ndarray, weight: np.ndarray) -
     return total
 
 
-class _Finish:
-    """Maps the colours of one resized image after the other into its row of the output."""
+def _finisher(
+    matrix: np.ndarray, out: torch.Tensor, diagonal: bool, interleaved: bool
+) -> Callable[[int, torch.Tensor, torch.Tensor], None]:
+    """finish(v, target, image): maps the colours of image v, uint8 or float32, into its target.
 
-    def __init__(self, matrix: np.ndarray, out: torch.Tensor) -> None:
-        _, channels, size, _ = out.shape
-        self.matrix = matrix
-        self.out = out
-        self.diagonal = bool((matrix[:, :, :-1] * (1 - np.eye(channels)) == 0).all())
-        self.interleaved = out[0].stride() == (1, size * channels, channels)
-        # float32 is computed in place, in the output; other dtypes in a scratch image and rounded once
-        self.scratch = None if out.dtype == torch.float32 else torch.empty_like(out[0], dtype=torch.float32)
-        if self.diagonal:
-            self.scale = matrix[:, :, :-1].sum(axis=2).tolist()
-            self.shift = torch.from_numpy(matrix[:, :, -1].astype(np.float32)).to(out.device)
-        if self.diagonal and self.interleaved:
-            lines = np.concatenate([matrix[:, :, :-1].sum(axis=2), matrix[:, :, -1]]).astype(np.float32)
-            self.lines = torch.from_numpy(np.tile(lines, size)).to(out.device).view(2, len(matrix), size * channels)
+    float32 is computed in place, in the target; other dtypes in a scratch image, and rounded once.
+    """
+    size = out.shape[2]
+    scale = matrix[:, :, :-1].sum(axis=2)  # the diagonal, where there is nothing else
+    shift = torch.from_numpy(matrix[:, :, -1].astype(np.float32)).to(out.device)
+    if interleaved:
+        lines = torch.from_numpy(np.tile(scale.astype(np.float32), size)).to(out.device)
+        scale_lines, shift_lines = lines.unbind(0), shift.repeat(1, size).unbind(0)
+    scales, shifts = scale.tolist(), [line.unbind(0) for line in shift]
 
-    def __call__(self, v: int, image: torch.Tensor) -> None:
-        """image: (C, S, S), uint8 or float32, channels last."""
-        target = self.out[v] if self.scratch is None else self.scratch
-        row = v % len(self.matrix)
-        if self.diagonal and self.interleaved:
-            flat = target.permute(1, 2, 0).view(len(target[0]), -1)
-            flat.copy_(image.permute(1, 2, 0).reshape(flat.shape))
-            torch.addcmul(self.lines[1, row], flat, self.lines[0, row], out=flat)
-        elif self.diagonal:
+    def finish(v: int, target: torch.Tensor, image: torch.Tensor) -> None:
+        row = v % len(matrix)
+        if interleaved:
             target.copy_(image)
-            for plane, scale, shift in zip(target, self.scale[row], self.shift[row], strict=True):
-                torch.add(shift, plane, alpha=scale, out=plane)
+            torch.addcmul(shift_lines[row], target, scale_lines[row], out=target)
+        elif diagonal:
+            target.copy_(image)
+            for plane, factor, summand in zip(target.unbind(0), scales[row], shifts[row], strict=True):
+                torch.add(summand, plane, alpha=factor, out=plane)
         else:
             planes = image.float()
-            for plane, weights in zip(target, self.matrix[row].tolist(), strict=True):
+            for plane, weights in zip(target, matrix[row].tolist(), strict=True):
                 plane.fill_(weights[-1])
                 for channel, weight in zip(planes, weights[:-1], strict=True):
                     plane.add_(channel, alpha=weight)
-        if self.scratch is not None:
-            self.out[v].copy_(target)
+
+    if out.dtype == torch.float32:
+        return finish
+    scratch = torch.empty_like(_seen(out[:1], interleaved)[0], dtype=torch.float32)
+
+    def finish_and_round(v: int, target: torch.Tensor, image: torch.Tensor) -> None:
+        finish(v, scratch, image)
+        target.copy_(scratch)
+
+    return finish_and_round
