@@ -14,7 +14,7 @@ from augment_gpu.decode import decode
 _PADDING = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RaggedBatch:
     """B uint8 images, each (H, W, C) and contiguous, back to back.
 
@@ -40,20 +40,27 @@ class RaggedBatch:
         of 3 channels. Raises TypeError for another dtype, ValueError for an image without pixels or images whose
         numbers of channels differ.
         """
-        batch = cls.pack([as_hwc(image, f"image {i}") for i, image in enumerate(images)], pin=pin)
+        names = [f"image {i}" for i in range(len(images))]
+        batch = cls.pack([as_hwc(image, name) for image, name in zip(images, names, strict=True)], names, pin=pin)
         return batch if device is None else batch.to(device)
 
     @classmethod
     def pack(
-        cls, views: Sequence[torch.Tensor], *, pin: bool = False, each: Callable[..., Iterable[Any]] = map
+        cls,
+        views: Sequence[torch.Tensor],
+        names: Sequence[str],
+        *,
+        channels: int = 3,
+        pin: bool = False,
+        each: Callable[..., Iterable[Any]] = map,
     ) -> Self:
-        """from_images for (H, W, C) uint8 tensors that `as_hwc` gave. each: what maps the copying over the images, such
-        as a thread pool's map."""
-        channels = views[0].shape[2] if views else 3
-        for i, view in enumerate(views):
+        """from_images for (H, W, C) uint8 tensors that `as_hwc` gave. names: of the images, for messages. channels: of
+        a batch of none. each: what maps the copying over the images, such as a thread pool's map."""
+        channels = views[0].shape[2] if views else channels
+        for view, name in zip(views, names, strict=True):
             if view.shape[2] != channels:
                 raise ValueError(
-                    f"image {i} has {view.shape[2]} channels and image 0 has {channels}; a batch has one C"
+                    f"{name} has {view.shape[2]} channels and {names[0]} has {channels}; a batch has one C"
                 )
         offset = np.cumsum([0] + [view.numel() for view in views], dtype=np.int64)
         total = int(offset[-1])

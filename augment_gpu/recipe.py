@@ -1,6 +1,7 @@
 """What to do to images: one frozen, serialisable record, the home of every default."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
@@ -28,14 +29,14 @@ class Recipe:
     """How a batch is augmented for training, and seen at evaluation. Names are torchvision's or timm's.
 
     size: side of the output. crop: "random_resized" (scale, ratio), "scale_jitter" (short_side), or "center", the
-    evaluation view in training too. flip: probability of a mirror image. ops: (name, options) pairs, applied in order,
-    whose options are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}). cutout: side of the
-    square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are filled with, in
-    normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha), 0 for
-    off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need num_classes.
-    mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32", "float16" or "bfloat16".
-    resize: at evaluation the short side becomes this long before the central `size` is cut out; None is 8/7 of the size
-    (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip).
+    evaluation view in training too, mirrored by `flip`. flip: probability of a mirror image. ops: (name, options)
+    pairs, applied in order, whose options are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}).
+    cutout: side of the square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are
+    filled with, in normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha,
+    alpha), 0 for off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need
+    num_classes. mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32", "float16" or
+    "bfloat16". resize: at evaluation the short side becomes this long before the central `size` is cut out; None is 8/7
+    of the size (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip).
 
     Raises ValueError at construction, naming the field.
     """
@@ -65,13 +66,16 @@ class Recipe:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "short_side", "mean", "std"):
+        for name in ("scale", "ratio", "short_side", "mean", "std", "fill"):
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
-        if isinstance(self.fill, Sequence) and not isinstance(self.fill, str):
-            object.__setattr__(self, "fill", tuple(self.fill))
-        object.__setattr__(self, "ops", tuple((name, dict(options)) for name, options in self.ops))
+        for op in self.ops:
+            if isinstance(op, str) or len(op) != 2 or not isinstance(op[1], Mapping):
+                raise ValueError(f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}})')
+        # JSON turns pairs into lists; tuples again, so that a recipe that was stored equals itself.
+        ops = tuple((name, {k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}) for name, o in self.ops)
+        object.__setattr__(self, "ops", ops)
         self._check()
 
     def _check(self) -> None:
@@ -93,10 +97,22 @@ class Recipe:
         for name in ("mixup_alpha", "cutmix_alpha", "cutout"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("scale", "ratio"):
+        for name in ("scale", "ratio", "short_side"):
             pair = getattr(self, name)
-            if len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
+            if not isinstance(pair, tuple) or len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
                 raise ValueError(f"{name} is {pair}; wanted 0 < low <= high")
+        for name, low in (("mean", -math.inf), ("std", 0.0)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, tuple) or len(value) not in (1, 3, 4):
+                raise ValueError(f"{name} is {value!r}; wanted one number per channel, or None")
+            if not all(low < number < math.inf for number in value):
+                raise ValueError(f"{name} is {value}; each must be finite" + (" and above 0" if low == 0 else ""))
+        if isinstance(self.fill, str) and self.fill != "noise":
+            raise ValueError(f'fill is {self.fill!r}; wanted a number, one per channel, or "noise"')
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes is {self.num_classes}; it must be at least 1")
         if self.crop == "scale_jitter" and not self.size <= self.short_side[0] <= self.short_side[1]:
             raise ValueError(f"short_side is {self.short_side}; wanted size ({self.size}) <= low <= high")
         if self.num_classes is None and (self.mixes or self.label_smoothing):
@@ -111,7 +127,10 @@ class Recipe:
             for option in options:
                 if option not in known:
                     raise ValueError(f"{name} has no option {option!r}; known are {', '.join(known)}")
-            OPS[name][0](Key(0), [], **options)  # the sampler checks its own ranges
+            try:
+                OPS[name][0](Key(0), [], **options)  # the sampler checks its own ranges
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: {error}") from error
 
     @property
     def mixes(self) -> bool:

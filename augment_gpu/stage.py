@@ -1,7 +1,7 @@
 """The straight line: uint8 images of any size in, network input and targets out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from augment_gpu.ops.boxes import CropParams, center_crop_boxes, sample_random_resized_crop, sample_scale_jitter_crop
+from augment_gpu.ops.boxes import (
+    CropParams,
+    center_crop_boxes,
+    sample_flip,
+    sample_random_resized_crop,
+    sample_scale_jitter_crop,
+)
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
 from augment_gpu.ops.mix import MixParams, apply_mix, one_hot, sample_cutmix, sample_mixup
@@ -46,7 +52,8 @@ def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, 
         return sample_random_resized_crop(key, index, heights, widths, recipe.scale, recipe.ratio, recipe.flip)
     if recipe.crop == "scale_jitter":
         return sample_scale_jitter_crop(key, index, heights, widths, recipe.size, recipe.short_side, recipe.flip)
-    return evaluation_draws(recipe, heights, widths).crop
+    central = evaluation_draws(recipe, heights, widths).crop
+    return replace(central, flip=sample_flip(key, index, recipe.flip))
 
 
 def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> Draws:
@@ -139,9 +146,8 @@ class Stage(nn.Module):
         mix: MixParams | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch = self._batch(images)
-        targets = None if labels is None else torch.as_tensor(labels).to(batch.device, non_blocking=True)
-        if targets is not None and len(targets) != len(batch):
-            raise ValueError(f"there are {len(targets)} labels for {len(batch)} images")
+        targets = None if labels is None else _targets(labels, len(batch)).to(batch.device, non_blocking=True)
+        _check_channels(batch, self.recipe)
         heights, widths = image_sizes(batch)
         if not self.training:
             return augment(batch, evaluation_draws(self.recipe, heights, widths), self.recipe), targets
@@ -215,6 +221,21 @@ def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> t
     batch = RaggedBatch.from_images([dataset[index][0]])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
     return augment(batch, draws, recipe)[0]
+
+
+def _targets(labels: ArrayLike | torch.Tensor, count: int) -> torch.Tensor:
+    """Class numbers as (B,) int64; rows that are targets already, (B, num_classes) floating point, as they are."""
+    targets = torch.as_tensor(labels)
+    if len(targets) != count:
+        raise ValueError(f"there are {len(targets)} labels for {count} images")
+    return targets.long() if targets.ndim == 1 else targets
+
+
+def _check_channels(batch: RaggedBatch | torch.Tensor, recipe: Recipe) -> None:
+    channels = batch.channels if isinstance(batch, RaggedBatch) else batch.shape[1] if batch.ndim == 4 else None
+    for name, value in (("mean", recipe.mean), ("std", recipe.std)):
+        if channels is not None and value is not None and len(value) not in (1, channels):
+            raise ValueError(f"{name} has {len(value)} numbers, and the images have {channels} channels")
 
 
 def image_sizes(batch: RaggedBatch | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

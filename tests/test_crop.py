@@ -455,6 +455,19 @@ def test_dense_images_give_what_ragged_ones_give(noise: Pixels, device: str) -> 
         assert torch.equal(first, ag.crop_resize_flip(ragged(*images, device=device), crop, size=9, exact=exact))
 
 
+def test_a_batch_may_begin_within_a_larger_buffer(noise: Pixels, device: str) -> None:
+    """Two images of three, in a batch that somebody cut out of another one: its offsets start where its pixels do."""
+    images = [noise(*shape, seed=i) for i, shape in enumerate([(9, 11), (12, 8), (7, 13)])]
+    whole = ragged(*images, device=device)
+    part = ag.RaggedBatch(
+        whole.pixels[9 * 11 * 3 :], whole.offset[1:] - 9 * 11 * 3, whole.height[1:], whole.width[1:], 3
+    )
+    crop = crop_of((0, 0, 13, 7), (1, 2, 8, 11), source=[1, 0])
+    for exact in (True, False):
+        wanted = ag.crop_resize_flip(ragged(*images[1:], device=device), crop, size=9, exact=exact)
+        assert torch.equal(ag.crop_resize_flip(part, crop, size=9, exact=exact), wanted)
+
+
 def hue_like(rows: int | None) -> np.ndarray:
     """(3, 4) or (rows, 3, 4): every output channel of every input channel, each row its own."""
     random = np.random.default_rng(3)

@@ -173,13 +173,14 @@ def test_another_seed_of_the_stage_changes_the_draws_and_not_the_order() -> None
 
 
 @recipes
-def test_batches_are_what_the_stage_makes_of_their_samples(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("stage_seed", [5, 6])  # the loader's own, and another
+def test_batches_are_what_the_stage_makes_of_their_samples(options: dict[str, Any], stage_seed: int) -> None:
     data = Pictures(9)
-    loader = make(data, 4, recipe_options=options)
+    loader = make(data, 4, recipe_options=options, stage_seed=stage_seed)
     for epoch in range(2):
         order = loader.order(epoch)
         parts = [order[start : start + 4] for start in (0, 4, 8)]
-        stage = ag.Stage(recipe(**options), seed=5)
+        stage = ag.Stage(recipe(**options), seed=stage_seed)
         wanted = [stage([data.images[i] for i in part], part, index=part, epoch=epoch) for part in parts]
         assert same(list(loader), wanted)
 
@@ -306,7 +307,7 @@ def test_a_state_between_two_passes_begins_the_next_epoch() -> None:
     data = Pictures(7)
     first = make(data, 3)
     list(first)
-    assert first.state_dict() == {"seed": 5, "samples": 7, "epoch": 1, "used": 0}
+    assert first.state_dict() == {"seed": 5, "stage_seed": 5, "samples": 7, "epoch": 1, "used": 0}
     assert same(list(resumed(first.state_dict(), data, 3)), list(first))
 
 
@@ -344,7 +345,9 @@ def test_loading_a_state_in_the_middle_of_a_pass_starts_over_from_there() -> Non
     assert labels(list(loader)) == loader.order(0).tolist()
 
 
-@pytest.mark.parametrize(("change", "message"), [({"seed": 6}, "seed 6"), ({"samples": 8}, "samples 8")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"seed": 6}, "seed 6"), ({"stage_seed": 6}, "stage_seed 6"), ({"samples": 8}, "samples 8")]
+)
 def test_the_state_of_another_run_is_refused(change: dict[str, int], message: str) -> None:
     loader = make(Pictures(7), 3)
     with pytest.raises(ValueError, match=f"the state is of a loader with {message}; this one has"):
@@ -530,7 +533,7 @@ def test_grey_arrays_stay_one_channel() -> None:
 def test_pictures_of_different_numbers_of_channels_are_refused(on_error: Any) -> None:
     data = Pictures(4)
     data.images[2] = data.images[2][:, :, :1]
-    with pytest.raises(ValueError, match="has 1 channels and image 0 has 3"):
+    with pytest.raises(ValueError, match="sample 2 has 1 channels and sample 0 has 3"):
         list(make(data, 4, shuffle=False, on_error=on_error))
     assert reader_threads() == []
 

@@ -13,8 +13,8 @@ import augment_gpu as ag
 from augment_gpu.ops.mix import MixParams, apply_mix, sample_partners, shard
 from augment_gpu.testing import check_augmentation
 
-# Half a unit in the last place of a number in [0.5, 1): the result is rounded once. float32 computes λ·a + (1 − λ)·b with
-# three roundings of its own; they are in the others' tolerances too.
+# Half a unit in the last place of a number in [0.5, 1): the result is rounded once. float32 computes λ·a + (1 − λ)·b
+# with three roundings of its own; they are in the others' tolerances too.
 FLOAT32 = 3 * 2.0**-25
 TOLERANCE = {torch.float32: FLOAT32, torch.float16: 2.0**-12 + FLOAT32, torch.bfloat16: 2.0**-9 + FLOAT32}
 # 2 is the smallest batch with a partner; odd and even; 17 is no multiple of a vector's width.

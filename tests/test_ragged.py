@@ -146,6 +146,19 @@ def test_an_empty_list_gives_an_empty_batch() -> None:
             batch[0]
 
 
+@pytest.mark.parametrize("large", [(700, 800), (1200, 901)])  # 1.7 and 3.2 MB: above what is allocated anew each time
+def test_a_large_batch_is_not_written_to_by_the_next(noise: Noise, large: tuple[int, int]) -> None:
+    image = noise(*large)
+    batch = ag.RaggedBatch.from_images([image])
+    kept, pickled = batch[0], pickle.dumps(batch)
+    assert spare_bytes(batch) >= 16
+    del batch
+    for seed in (1, 2, 3):
+        assert_holds(ag.RaggedBatch.from_images([noise(*large, seed=seed)]), [noise(*large, seed=seed)])
+    np.testing.assert_array_equal(kept.numpy(), image)
+    assert_holds(pickle.loads(pickled), [image])
+
+
 def spare_bytes(batch: ag.RaggedBatch) -> int:
     used = batch.pixels.storage_offset() + batch.pixels.numel()
     return batch.pixels.untyped_storage().nbytes() - used

@@ -102,6 +102,7 @@ class Loader:
         self._used = 0
         self._under_way = False
         self._skipped: dict[str, str] = {}
+        self._channels = len(stage.recipe.mean or (0, 0, 0))  # of a batch of none, until there was one
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -114,14 +115,18 @@ class Loader:
         return list(self._skipped.items())
 
     def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "samples": len(self.dataset), "epoch": self.epoch, "used": self._used}
+        return {**self._identity(), "epoch": self.epoch, "used": self._used}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Raises ValueError for the state of a loader with another seed or another number of samples."""
-        for name, mine in (("seed", self.seed), ("samples", len(self.dataset))):
+        """Raises ValueError for the state of a loader with another seed, stage seed or number of samples."""
+        for name, mine in self._identity().items():
             if state[name] != mine:
                 raise ValueError(f"the state is of a loader with {name} {state[name]}; this one has {name} {mine}")
         self.epoch, self._used, self._under_way = state["epoch"], state["used"], False
+
+    def _identity(self) -> dict[str, int]:
+        """What two loaders must share to yield the same samples."""
+        return {"seed": self.seed, "stage_seed": self.stage.seed, "samples": len(self.dataset)}
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._under_way:
@@ -136,7 +141,7 @@ class Loader:
         try:
             for plan in self._plans():
                 reads = [pool.submit(self._read, int(i)) for i in plan.index]
-                pending.append((plan, packer.submit(self._pack, reads, copiers, stream)))
+                pending.append((plan, packer.submit(self._pack, plan.index, reads, copiers, stream)))
                 if len(pending) > self.prefetch:
                     yield self._finish(*pending.popleft())
             while pending:
@@ -179,11 +184,15 @@ class Loader:
                 raise
             return name, str(error)
 
-    def _pack(self, reads: list[Future[Any]], copiers: ThreadPoolExecutor, stream: torch.cuda.Stream | None) -> _Packed:
+    def _pack(
+        self, index: np.ndarray, reads: list[Future[Any]], copiers: ThreadPoolExecutor, stream: torch.cuda.Stream | None
+    ) -> _Packed:
         results = [read.result() for read in reads]
         kept = np.array([i for i, (first, _) in enumerate(results) if isinstance(first, torch.Tensor)], dtype=np.int64)
         errors = [(first, reason) for first, reason in results if not isinstance(first, torch.Tensor)]
-        images = RaggedBatch.pack([results[i][0] for i in kept], pin=stream is not None, each=copiers.map)
+        views, names = [results[i][0] for i in kept], [sample_name(self.dataset, int(index[i])) for i in kept]
+        images = RaggedBatch.pack(views, names, channels=self._channels, pin=stream is not None, each=copiers.map)
+        self._channels = images.channels
         labels = torch.tensor([results[i][1] for i in kept], dtype=torch.int64, pin_memory=stream is not None)
         if stream is None:
             return _Packed(images, labels, kept, errors, None)

@@ -12,12 +12,14 @@ _CONVERSIONS = ("ToTensor", "PILToTensor", "ToImage", "ToDtype", "ConvertImageDt
 def from_torchvision(compose: Any) -> Recipe:
     """The Recipe that does what a torchvision Compose (v1 or v2, or a list of transforms) does.
 
-    Known: RandomResizedCrop, or Resize followed by CenterCrop; RandomHorizontalFlip, ColorJitter, GaussianBlur, each of
-    the last two also inside RandomApply; Normalize; RandomErasing with its default ranges; conversions. Raises
-    ValueError for anything else, and for a colour op before the crop, which would see other pixels.
+    Known, in this order and each at most once: RandomResizedCrop, or Resize and CenterCrop; ColorJitter, GaussianBlur,
+    each also inside RandomApply; Normalize; RandomErasing with its default ranges. RandomHorizontalFlip may stand
+    anywhere before Normalize, conversions anywhere. Raises ValueError for anything else, and for another order, in
+    which a recipe would do something else.
     """
     fields: dict[str, Any] = {"flip": 0.0, "mean": None, "std": None}
     ops: list[tuple[str, dict[str, Any]]] = []
+    seen: list[str] = []
     for transform in getattr(compose, "transforms", compose):
         name = type(transform).__name__
         if name in _CONVERSIONS:
@@ -26,17 +28,21 @@ def from_torchvision(compose: Any) -> Recipe:
         if name == "RandomApply" and len(transform.transforms) == 1:
             p, transform = transform.p, transform.transforms[0]
             name = type(transform).__name__
+        if name not in _ORDER or (p != 1.0 and name not in _OPS):
+            raise ValueError(f"{name} has no counterpart in a Recipe; known are {', '.join([*_ORDER, *_CONVERSIONS])}")
+        if name in seen:
+            raise ValueError(f"{name} stands there twice")
+        for earlier in seen:
+            flips = "RandomHorizontalFlip" in (name, earlier) and "Normalize" not in (name, earlier)
+            if _ORDER[earlier] > _ORDER[name] and not flips:
+                raise ValueError(f"{name} stands after {earlier}; a Recipe does it before")
+        seen.append(name)
         if name in _OPS:
-            if "crop" not in fields:
-                raise ValueError(f"{name} stands before the crop; a Recipe's ops come after it")
             ops.append((_OPS[name][0], {**_OPS[name][1](transform), "p": p}))
-        elif name in _FIELDS and p == 1.0:
-            fields |= _FIELDS[name](transform)
         else:
-            known = ", ".join([*_FIELDS, *_OPS, *_CONVERSIONS])
-            raise ValueError(f"{name} has no counterpart in a Recipe; known are {known}")
-    if "crop" not in fields:
-        raise ValueError("there is no RandomResizedCrop and no CenterCrop: a Recipe needs to know its output's size")
+            fields |= _FIELDS[name](transform)
+    if ("RandomResizedCrop" in seen) == ("CenterCrop" in seen) or ("Resize" in seen) != ("CenterCrop" in seen):
+        raise ValueError(f"{seen} does not crop; wanted RandomResizedCrop, or Resize and CenterCrop")
     return Recipe(**fields, ops=tuple(ops))
 
 
@@ -70,12 +76,18 @@ def _random_erasing(transform: Any) -> dict[str, Any]:
     if tuple(transform.scale) != (0.02, 0.33) or tuple(transform.ratio) != (0.3, 3.3):
         raise ValueError("RandomErasing has ranges of its own; a Recipe's reprob has the published ones")
     # torchvision v2 keeps "random" as None
-    random = transform.value is None or transform.value == "random"
-    return {"reprob": transform.p, "fill": "noise" if random else transform.value}
+    value = transform.value
+    if value is None or value == "random":
+        return {"reprob": transform.p, "fill": "noise"}
+    numbers = (value,) if isinstance(value, int | float) else tuple(value)
+    return {"reprob": transform.p, "fill": numbers[0] if len(numbers) == 1 else numbers}
 
 
 def _sigma(transform: Any) -> dict[str, Any]:
-    return {"kernel_size": _side(transform.kernel_size, "GaussianBlur"), "sigma": tuple(transform.sigma)}
+    sides = set(transform.kernel_size)
+    if len(sides) != 1:
+        raise ValueError(f"GaussianBlur has kernel_size {transform.kernel_size}; wanted a square kernel")
+    return {"kernel_size": sides.pop(), "sigma": tuple(transform.sigma)}
 
 
 def _strengths(transform: Any) -> dict[str, Any]:
@@ -104,4 +116,14 @@ _FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
 _OPS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     "ColorJitter": ("color_jitter", _strengths),
     "GaussianBlur": ("gaussian_blur", _sigma),
+}
+_ORDER = {
+    "Resize": 0,
+    "RandomResizedCrop": 1,
+    "CenterCrop": 1,
+    "ColorJitter": 2,
+    "GaussianBlur": 2,
+    "RandomHorizontalFlip": 2,
+    "Normalize": 3,
+    "RandomErasing": 4,
 }

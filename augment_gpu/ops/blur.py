@@ -62,7 +62,9 @@ def gaussian_blur(images: torch.Tensor, params: GaussianBlurParams) -> torch.Ten
     blurred = images.clone()
     chosen = np.flatnonzero(params.sigma)
     if len(chosen):
-        rows, sigma = upload(images.device, chosen, np.repeat(params.sigma[chosen, None], 2, axis=1))
+        # Never a single row: one channel alone would go to another of torch's kernels, whose last bits differ.
+        pair = chosen if len(chosen) > 1 else np.repeat(chosen, 2)
+        rows, sigma = upload(images.device, pair, np.repeat(params.sigma[pair, None], 2, axis=1))
         size = (params.kernel_size, params.kernel_size)
         blurred[rows] = gaussian_blur2d(images[rows], size, sigma).to(images.dtype)
     return blurred

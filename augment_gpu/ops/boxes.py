@@ -108,7 +108,7 @@ def sample_random_resized_crop(
         if not pending.size:
             break
     box = np.concatenate([corner, corner + size], axis=1)
-    return CropParams(np.arange(len(index)), box.astype(np.float32), _sample_flip(key, index, flip), "box")
+    return CropParams(np.arange(len(index)), box.astype(np.float32), sample_flip(key, index, flip), "box")
 
 
 def sample_scale_jitter_crop(
@@ -132,7 +132,7 @@ def sample_scale_jitter_crop(
     top = np.floor(u[:, 1] * (resized_height - size + 1))
     left = np.floor(u[:, 2] * (resized_width - size + 1))
     box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
-    return CropParams(np.arange(len(index)), box, _sample_flip(key, index, flip), "image")
+    return CropParams(np.arange(len(index)), box, sample_flip(key, index, flip), "image")
 
 
 def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, resize: int = 256) -> CropParams:
@@ -176,7 +176,8 @@ def _box_in_source(
     return np.stack(corners, axis=1).astype(np.float32)
 
 
-def _sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
+def sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
+    """(B,) bool: mirrored with this probability."""
     if not 0 <= probability <= 1:
         raise ValueError(f"flip is {probability}; a probability lies in [0, 1]")
     return uniform(key, index, "flip")[:, 0] < probability

@@ -68,12 +68,7 @@ def color_jitter_reference(images: torch.Tensor, params: ColorJitterParams) -> t
 def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tensor:
     """images: (B, C, H, W) in [0, 1], C = 1 or 3; on one channel saturation and hue do nothing, as in torchvision.
     Returns a new tensor. Raises ValueError for another C."""
-    from kornia.enhance import (
-        adjust_brightness_accumulative,
-        adjust_contrast_with_mean_subtraction,
-        adjust_hue,
-        adjust_saturation_with_gray_subtraction,
-    )
+    from kornia.enhance import adjust_brightness_accumulative, adjust_hue, adjust_saturation_with_gray_subtraction
 
     channels = images.shape[1]
     if channels not in (1, 3):
@@ -82,7 +77,7 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
         raise ValueError(f"color_jitter got {len(params)} parameters for {len(images)} images")
     adjust = (
         adjust_brightness_accumulative,
-        adjust_contrast_with_mean_subtraction,
+        _adjust_contrast,
         adjust_saturation_with_gray_subtraction,
         lambda image, turns: adjust_hue(image, turns * (2 * np.pi)),
     )
@@ -99,3 +94,14 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
     for (function, _, _), where, factor in zip(work, tables[0::2], tables[1::2], strict=True):
         jittered[where] = function(jittered[where], factor)
     return jittered.to(images.dtype)
+
+
+def _adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Kornia's adjust_contrast_with_mean_subtraction, but for the order of the sum. Kornia's mean over a whole picture
+    is split among torch's threads where the picture is alone and large, which changes its last bits; a mean of lines
+    and then of columns is not."""
+    from kornia.color import rgb_to_grayscale
+
+    gray = rgb_to_grayscale(images) if images.shape[1] == 3 else images
+    mean = gray.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp(0, 1)
