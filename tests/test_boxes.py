@@ -65,6 +65,7 @@ def test_the_mean_area_on_500_by_375_is_433_thousandths() -> None:
         (375, 500, (0.08, 1.0), (3 / 4, 4 / 3)),
         (500, 375, (0.35, 1.0), (3 / 4, 4 / 3)),
         (33, 47, (0.08, 1.0), (0.5, 2.0)),  # small and odd: rounding matters
+        (300, 300, (0.1, 0.5), (0.5, 0.8)),  # all upright: width and height may not be exchanged
         (60, 200, (0.3, 1.0), (3 / 4, 4 / 3)),  # two tries seldom fit, and ten fail for half the samples
     ],
 )

@@ -284,10 +284,16 @@ def test_the_share_of_holes_is_the_probability(sample: Any, p: float) -> None:
 
 @pytest.mark.parametrize("sample", [ag.sample_cutout, ag.sample_random_erasing])
 def test_whether_there_is_a_hole_does_not_depend_on_where(sample: Any) -> None:
-    """The holes at p = 0.3 are some of the holes at p = 1, with the same boxes."""
-    everything, some = (sample(KEY, np.arange(5000), p=p).box for p in (1.0, 0.3))
+    """The holes at p = 0.3 are some of the holes at p = 1, with the same boxes, and no selection by place or size."""
+    everything, some = (sample(KEY, np.arange(20_000), p=p).box for p in (1.0, 0.3))
     hole = some[:, 2] > 0
     np.testing.assert_array_equal(some[hole], everything[hole])
+    for values in everything.T.astype(float):
+        chosen, others = values[hole], values[~hole]
+        error = math.sqrt(chosen.var() / len(chosen) + others.var() / len(others))
+        assert abs(chosen.mean() - others.mean()) < 4 * error
+    area = (everything[:, 2] - everything[:, 0]) * (everything[:, 3] - everything[:, 1])
+    assert abs(np.corrcoef(area, hole)[0, 1]) < 4 / math.sqrt(len(area))
 
 
 @pytest.mark.parametrize("sample", [ag.sample_cutout, ag.sample_random_erasing])

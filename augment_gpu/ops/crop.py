@@ -138,17 +138,45 @@ def crop_resize_flip(
         return out
     from augment_gpu.kernels.crop import launch_crop_resize_flip
 
-    tables = upload(device, offset, geometry, crop.box, crop.flip.astype(np.int32), matrix.astype(np.float32))
+    axis, filters, ranges = _tables(crop, geometry, size, interpolation, antialias)
+    tables = upload(device, offset, axis, filters, ranges, matrix.astype(np.float32))
     return launch_crop_resize_flip(
-        pixels,
-        *tables,
-        out=out,
-        strides=strides,
-        reach=FILTER_REACH[interpolation],
-        antialias=antialias,
-        image_taps=crop.taps == "image",
-        white=white,
+        pixels, *tables, out=out, strides=strides, reach=FILTER_REACH[interpolation], white=white
     )
+
+
+def _tables(
+    crop: CropParams, geometry: np.ndarray, size: int, interpolation: Interpolation, antialias: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kernel's axis (V, 4) int64, filter (V, 4) float32 and range (V, 7) int32 tables, as its signature has them.
+
+    Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
+    of a large photograph, and float64 is slow on most GPUs.
+    """
+    start, stop = crop.box[:, :2].astype(np.float64), crop.box[:, 2:].astype(np.float64)
+    scale = (stop - start) / size
+    stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
+    reach = FILTER_REACH[interpolation] * stretch
+    # The first pixel whose centre lies under the filter is floor(centre − reach + ½). A nearest pixel holds the centre
+    # itself, which may lie on its edge: 2**-24 of a pixel keeps the rounding of start and step from falling short of
+    # it.
+    first = start + scale / 2 + (2.0**-24 if interpolation == "nearest" else 0.5 - reach)
+    fixed_start, fixed_step = np.rint(first * 2**32).astype(np.int64), np.rint(scale * 2**32).astype(np.int64)
+    # A mirrored row starts at the last column and steps back.
+    fixed_start[:, 0] += np.where(crop.flip, (size - 1) * fixed_step[:, 0], 0)
+    fixed_step[:, 0] *= np.where(crop.flip, -1, 1)
+    axis = np.stack([fixed_start[:, 0], fixed_step[:, 0], fixed_start[:, 1], fixed_step[:, 1]], axis=1)
+    filters = np.concatenate([1 / stretch, 1 - reach], axis=1).astype(np.float32)
+    height, width, y_stride = geometry.T
+    zero = np.zeros_like(height)
+    if crop.taps == "image":
+        low_high = [zero, width, zero, height]
+    else:
+        low, high = np.floor(start), np.ceil(stop)
+        low_high = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
+    taps = np.maximum(np.ceil(2 * reach), 1)
+    ranges = np.stack([*low_high, taps[:, 0], taps[:, 1], y_stride], axis=1).astype(np.int32)
+    return axis, filters, ranges
 
 
 def runs_triton(device: torch.device) -> bool:
@@ -183,8 +211,8 @@ def color_matrix(
         matrix[:, :, -1] -= np.asarray(mean, dtype=np.float64)
     if std is not None:
         deviation = np.broadcast_to(np.asarray(std, dtype=np.float64), (channels,))
-        if not (deviation > 0).all():
-            raise ValueError(f"std is {std!r}; each must be above 0")
+        if not ((deviation > 0) & (deviation < np.inf)).all():
+            raise ValueError(f"std is {std!r}; each must be above 0 and finite")
         matrix /= deviation[:, None]
     if not np.isfinite(matrix).all():
         raise ValueError("color, mean or std holds a value that is not finite")

@@ -65,6 +65,9 @@ def crop_rows(
                 (0, channel_stride, y_stride, x_stride),
                 start[v] + y0 * y_stride + x0 * x_stride,
             )
+            if (x_stride, channel_stride) != (channels, 1):
+                # torch's kernel fails on some planar images where its output is interleaved
+                part = torch.empty(part.shape, dtype=torch.uint8, memory_format=torch.channels_last).copy_(part)
             aten_resize(part, [size, size], False, None, None, out=resized)
             if flip:
                 torch.ops.aten.flip.out(resized, [3], out=mirrored)

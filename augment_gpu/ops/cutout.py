@@ -35,6 +35,10 @@ class CutoutParams:
     seed: np.ndarray
     fill: Fill = 0.0
 
+    def __post_init__(self) -> None:
+        for name, dtype in (("box", np.int32), ("seed", np.uint32)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(dtype, copy=False))
+
     def __len__(self) -> int:
         return len(self.box)
 
@@ -50,6 +54,7 @@ def sample_cutout(
     border: as published, so that part of the square, at times most of it, may lie outside."""
     if length < 1:
         raise ValueError(f"length is {length}; a hole is at least 1 pixel wide")
+    _check_size(size)
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     u = uniform(key, index, "cutout", 3)
     corner = np.floor(u[:, :2] * size).astype(np.int64) - length // 2
@@ -70,8 +75,9 @@ def sample_random_erasing(
     """A rectangle whose share of the area is uniform in `scale` and whose aspect ratio is log-uniform in `ratio`,
     wholly inside a `size` × `size` image; ten tries, then none. timm's defaults, `p` being its `reprob`."""
     for name, (low, high) in (("scale", scale), ("ratio", ratio)):
-        if not 0 < low <= high:
+        if not 0 < low <= high < float("inf"):
             raise ValueError(f"{name} is {(low, high)}; wanted 0 < low <= high")
+    _check_size(size)
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     chosen = uniform(key, index, "cutout")[:, 0]
     # The tries of those rows alone that will have a hole
@@ -86,6 +92,11 @@ def sample_random_erasing(
     box = np.zeros((len(index), 4))
     box[rows] = tries[np.arange(len(rows)), fits.argmax(axis=1)]
     return _params(key, index, box, chosen, p, fill)
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size is {size}; an image is at least 1 pixel wide")
 
 
 def _params(key: Key, index: np.ndarray, box: np.ndarray, chosen: np.ndarray, p: float, fill: Fill) -> CutoutParams:
