@@ -36,8 +36,9 @@ wheel: venv
 	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c \
 		"import augment_gpu.kernels.crop as m; assert 'build/wheel/site' in m.__file__, m.__file__; print('wheel: ok')"
 
+# DATA: a folder of images, root/<class>/<image>; none: the built-in sample.
 bench: venv
-	$(BIN)/python benchmarks/bench_cpu.py
+	$(BIN)/python benchmarks/bench_cpu.py $(DATA)
 	$(BIN)/python benchmarks/bench_sampling.py
 
 clean:

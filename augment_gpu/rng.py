@@ -94,8 +94,8 @@ def beta(key: Key, index: np.ndarray, name: str, alpha: float) -> np.ndarray:
     The ratio of two gamma variates, each by Marsaglia and Tsang (ACM TOMS 26:3, 2000), whose first accepted try of
     the sample's own stream counts. Logarithms throughout, since for small alpha the variates underflow.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha is {alpha}; a Beta distribution needs alpha > 0")
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha is {alpha}; a Beta distribution needs a finite alpha > 0")
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     log_gamma = _log_gamma_variates(key, index, name, alpha)
     difference = np.clip(log_gamma[:, 1] - log_gamma[:, 0], -700, 700)

@@ -124,6 +124,8 @@ def sample_scale_jitter_crop(
     uniformly from the integers in `short_side`, both ends included; a patch of `size` is cut at a random offset."""
     index, height, width = _sizes(index, heights, widths)
     low, high = short_side
+    if size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1")
     if not size <= low <= high:
         raise ValueError(f"short_side is {short_side}; wanted {size} (the size) <= low <= high")
     u = uniform(key, index, "crop", 3)
@@ -137,9 +139,9 @@ def sample_scale_jitter_crop(
 
 def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, resize: int = 256) -> CropParams:
     """The usual evaluation view: the short side resized to `resize`, the central `size` × `size` cut out."""
-    height, width = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
-    if size > resize:
-        raise ValueError(f"size is {size}; it must be at most resize, {resize}")
+    if not 1 <= size <= resize:
+        raise ValueError(f"size is {size}; it must lie in [1, resize], and resize is {resize}")
+    _, height, width = _sizes(np.arange(np.size(heights)), heights, widths)
     resized_height, resized_width = _resized(height, width, np.full_like(height, resize))
     top, left = np.rint((resized_height - size) / 2), np.rint((resized_width - size) / 2)
     box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
