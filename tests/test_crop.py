@@ -373,6 +373,44 @@ def test_shrinking_both_sides_equals_the_reference(noise: Pixels, interpolation:
     assert_exact(images, crop_of((0.7, 1.9, 74.6, 69.5)), size=17, interpolation=interpolation)
 
 
+# 2 to 9 taps a side: the kernel takes them in twos, threes or fours
+@pytest.mark.parametrize(
+    ("interpolation", "scale"),
+    [("bilinear", scale) for scale in (0.6, 1.4, 1.9, 2.4, 2.9, 3.4, 3.9, 4.4)]
+    + [("bicubic", scale) for scale in (0.6, 1.2, 1.4, 1.7, 1.9, 2.2)],
+)
+def test_a_tile_far_from_every_edge_equals_the_reference(
+    noise: Pixels, interpolation: Any, scale: float, device: str
+) -> None:
+    """Tiles of 16 × 32 of which no tap leaves the image, the part beyond the output's 16 columns included: the kernel
+    leaves out its checks there."""
+    images = ragged(noise(90, 240), device=device)
+    side = scale * 16
+    boxes = [(x, 9.7, x + side, 9.7 + side) for x in (10.3, 100.1)]  # to the right of one, to the left of the other
+    crop = crop_of(*boxes, source=[0, 0], flip=[False, True], taps="image")
+    assert_exact(images, crop, size=16, interpolation=interpolation)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("taps", ["box", "image"])
+@pytest.mark.parametrize(("side", "size"), [(20, 48), (65, 37), (48, 80)])  # several tiles, with and without an edge
+def test_nothing_outside_is_read(
+    noise: Pixels, interpolation: Any, taps: Any, side: int, size: int, device: str
+) -> None:
+    """An image amid NaN, which even a weight of 0 would let through; with taps in the box, a box amid NaN."""
+    image = torch.from_numpy(noise(side, side, 1)[None, :, :, 0] / np.float32(255))
+    around = torch.full((1, 1, side + 20, side + 20), math.nan)
+    around[:, :, 10:-10, 10:-10] = image
+    images = around.to(device)
+    images = images if taps == "box" else images[:, :, 10:-10, 10:-10]
+    edge = 10 if taps == "box" else 0
+    crop = crop_of((edge, edge, edge + side, edge + side), flip=True, taps=taps)
+    out = ag.crop_resize_flip(images, crop, size=size, interpolation=interpolation, exact=True)
+    alone = crop_of((0, 0, side, side), flip=True, taps=taps)
+    wanted = ag.crop_resize_flip_reference(image[None], alone, size=size, interpolation=interpolation)
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=EXACT)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_one_three_and_four_channels_equal_the_reference(

@@ -141,7 +141,8 @@ def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, re
     """The usual evaluation view: the short side resized to `resize`, the central `size` × `size` cut out."""
     if not 1 <= size <= resize:
         raise ValueError(f"size is {size}; it must lie in [1, resize], and resize is {resize}")
-    _, height, width = _sizes(np.arange(np.size(heights)), heights, widths)
+    heights = np.asarray(heights)
+    _, height, width = _sizes(np.arange(heights.size), heights, widths)
     resized_height, resized_width = _resized(height, width, np.full_like(height, resize))
     top, left = np.rint((resized_height - size) / 2), np.rint((resized_width - size) / 2)
     box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
