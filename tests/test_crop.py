@@ -411,6 +411,21 @@ def test_nothing_outside_is_read(
     torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=EXACT)
 
 
+@pytest.mark.parametrize("scale", [2.4, 3.4, 6.4])  # 5, 7 and 13 taps, in threes and fours: 1 or 3 of them in vain
+def test_taps_in_vain_stay_inside(noise: Pixels, scale: float, device: str) -> None:
+    """Ten boxes that end 0 to 9 pixels before the image's right edge, beyond which lies NaN; the first tile's width is
+    the output's, so that the last column is the one that looks farthest."""
+    image = torch.from_numpy(noise(40, 250, 1)[None, :, :, 0] / np.float32(255))
+    around = torch.full((1, 1, 40, 260), math.nan)
+    around[:, :, :, :250] = image
+    images = around.to(device)[:, :, :, :250]
+    boxes = [(250 - end - 32 * scale, 10, 250 - end, 26) for end in range(10)]
+    crop = crop_of(*boxes, source=[0] * 10, flip=np.arange(10) % 2 == 1, taps="image")
+    out = ag.crop_resize_flip(images, crop, size=32, exact=True)
+    wanted = ag.crop_resize_flip_reference(image[None], crop, size=32)
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=EXACT)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 def test_one_three_and_four_channels_equal_the_reference(

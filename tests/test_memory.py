@@ -1,10 +1,17 @@
 import gc
 
+import pytest
 import torch
 
 from augment_gpu import memory
 
 BIG = 2**20  # bytes: the size from which memory is kept
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    gc.collect()
+    memory._free.clear()
 
 
 def test_memory_returns_when_the_tensor_is_gone():
