@@ -10,7 +10,6 @@ from augment_gpu.ops.boxes import (
     center_crop_boxes,
     sample_random_resized_crop,
     sample_scale_jitter_crop,
-    whole_image_boxes,
 )
 from augment_gpu.ops.color import ColorJitterParams, color_jitter, color_jitter_reference, sample_color_jitter
 from augment_gpu.ops.crop import crop_resize_flip, crop_resize_flip_reference
@@ -73,5 +72,4 @@ __all__ = [
     "sample_random_resized_crop",
     "sample_scale_jitter_crop",
     "uniform",
-    "whole_image_boxes",
 ]

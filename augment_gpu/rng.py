@@ -67,6 +67,8 @@ def random_words(key: Key, index: np.ndarray, name: str, count: int, *, start: i
     index: (B,) integers in [0, 2**63). Raises ValueError when one is negative.
     """
     index = np.asarray(index, dtype=np.int64).reshape(-1)
+    if start % 4:
+        raise ValueError(f"start is {start}; it must be a multiple of 4")
     if index.size and int(index.min()) < 0:
         raise ValueError(f"index holds {int(index.min())}; positions in the data set start at 0")
     blocks = -(-count // 4)

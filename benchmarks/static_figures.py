@@ -149,18 +149,16 @@ def variants() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
     cases = {
         f"crop, {interpolation}, {channels} channels": (
             crop(channels, interpolation=interpolation, dtype=half, channels_last=True),
-            everywhere if channels == 3 and interpolation != "nearest" else hopper,
+            everywhere if channels == 3 and interpolation == "bilinear" else hopper,
         )
         for interpolation in ("nearest", "bilinear", "bicubic")
         for channels in (1, 3, 4)
     }
     floats = crop(4, interpolation="bicubic", dense=True, pixels=single, dtype=single)
     return cases | {
-        "crop, bilinear, no antialias": (crop(antialias=False, dtype=brain, channels_last=True), hopper),
-        "crop, bicubic, no antialias": (crop(antialias=False, interpolation="bicubic", dtype=brain), hopper),
-        "crop, bilinear, image taps": (crop(taps="image", dtype=brain, channels_last=True), hopper),
+        "crop, bilinear, image taps, no antialias": (crop(taps="image", antialias=False, dtype=brain), hopper),
         "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=single), everywhere),
-        "crop, bilinear, dense bytes": (crop(dense=True, dtype=half, channels_last=True), everywhere),
+        "crop, bilinear, dense bytes": (crop(dense=True, dtype=half, channels_last=True), (80, 90)),
         "crop, bicubic, 4 channels, dense floats": (floats, hopper),
         "cutout, float16": (cutout(dtype=half), hopper),
         "cutout, noise, bfloat16": (cutout(fill="noise", dtype=brain), everywhere),

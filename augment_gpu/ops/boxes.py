@@ -149,13 +149,6 @@ def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, re
     return CropParams(np.arange(len(height)), box, np.zeros(len(height), dtype=bool), "image")
 
 
-def whole_image_boxes(heights: ArrayLike, widths: ArrayLike) -> CropParams:
-    """Each image whole, squeezed to the output's shape."""
-    height, width = np.asarray(heights, dtype=np.float32), np.asarray(widths, dtype=np.float32)
-    box = np.stack([np.zeros_like(width), np.zeros_like(height), width, height], axis=1)
-    return CropParams(np.arange(len(height)), box, np.zeros(len(height), dtype=bool), "image")
-
-
 def _resized(height: np.ndarray, width: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The size after the short side became `length`; the long side is int(length · long / short), as in torchvision."""
     portrait = height >= width

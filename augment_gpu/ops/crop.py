@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
-from augment_gpu.ops.crop_cpu import FILTER_REACH, crop_rows
+from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 
@@ -102,8 +102,9 @@ def crop_resize_flip(
     dtype and memory format then count. Returns (V, C, S, S), on the device of the images.
 
     exact: on a CPU the default is to resize with torch's uint8 kernels where they apply (uint8, antialiased, boxes of
-    whole pixels, taps="box"), which are faster and round to 8 bits, as torchvision does; True computes in float there
-    too. On a GPU every path computes in float.
+    whole pixels, taps="box"), which are faster and round to 8 bits after each axis, as torchvision does: bilinear by at
+    most one grey level, bicubic by more beside hard edges, whose overshoot is cut off twice. True computes in float
+    there too. On a GPU every path computes in float.
 
     Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
     """

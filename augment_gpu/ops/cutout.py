@@ -38,6 +38,8 @@ class CutoutParams:
     def __post_init__(self) -> None:
         for name, dtype in (("box", np.int32), ("seed", np.uint32)):
             object.__setattr__(self, name, np.asarray(getattr(self, name)).astype(dtype, copy=False))
+        if isinstance(self.fill, np.ndarray):
+            object.__setattr__(self, "fill", self.fill.tolist())
 
     def __len__(self) -> int:
         return len(self.box)
