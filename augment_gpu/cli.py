@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from augment_gpu.transfer.train import InterruptedRunError, TrainConfig, train
+from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.transfer.train import InterruptedRunError, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

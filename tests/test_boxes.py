@@ -295,13 +295,6 @@ def test_many_sizes_at_once_are_each_size_alone() -> None:
         )
 
 
-def test_whole_images_are_whole() -> None:
-    crop = ag.whole_image_boxes([375, 1], [500, 7])
-    np.testing.assert_array_equal(crop.box, [[0, 0, 500, 375], [0, 0, 7, 1]])
-    crop.check(np.array([375, 1]), np.array([500, 7]))
-    assert not crop.flip.any()
-
-
 NAN, INF = float("nan"), float("inf")
 
 

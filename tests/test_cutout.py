@@ -169,6 +169,12 @@ def test_cutout_keeps_every_ops_promises(
     )
 
 
+def test_a_fill_may_be_an_array(device: str) -> None:
+    images = torch.zeros(1, 3, 9, 9, device=device)
+    ag.cutout(images, holes((1, 2, 5, 7), fill=np.array([1.0, 2.0, 3.0])))
+    assert images[0, :, 2, 1].tolist() == [1, 2, 3]
+
+
 def test_integers_of_any_kind_may_be_boxes_and_seeds(device: str) -> None:
     """NumPy's plain integers are int64; the kernel must not read them as something else."""
     images = torch.zeros(2, 3, 9, 9, device=device)

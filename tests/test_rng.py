@@ -242,3 +242,8 @@ def test_beta_refuses_an_alpha_that_is_not_positive_and_finite(alpha: float, mon
     monkeypatch.setattr(rng, "uniform", lambda *_, **__: pytest.fail("it draws"))
     with pytest.raises(ValueError, match="alpha"):
         beta(Key(0), np.array([0]), "mixup", alpha)
+
+
+def test_a_start_within_a_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="start is 2"):
+        uniform(Key(0), np.arange(3), "a", start=2)

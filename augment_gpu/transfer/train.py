@@ -3,15 +3,12 @@
 import json
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,55 +22,9 @@ from augment_gpu.data.sources import Dataset, ImageFolder, stratified_split, sub
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_checkpoint, save_json, write_atomically
+from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.transfer.interrupt import stop_requests
 from augment_gpu.transfer.model import create_model, normalization
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What a run is; with the data it determines the result. The home of the defaults.
-
-    weights: a local file; scratch: random weights; with neither, timm's pretrained ones. lr None: 1e-3 (adamw) or
-    0.1 · batch_size / 256 (sgd), a fifth of it where training starts from weights. Epochs count from 0 in files.
-    val_fraction: the share of each class kept for validation, where the data has no val folder. recipe: fields of
-    Recipe that differ from what the run would choose. device None: a GPU where there is one.
-    """
-
-    model: str = "resnet18"
-    weights: str | None = None
-    scratch: bool = False
-    epochs: int = 10
-    batch_size: int = 64
-    size: int = 224
-    optimizer: str = "adamw"
-    lr: float | None = None
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    val_fraction: float = 0.2
-    seed: int = 0
-    device: str | None = None
-    workers: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    recipe: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; it must be adamw or sgd")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
-        for name in ("weight_decay", "warmup_epochs"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-
-    @property
-    def learning_rate(self) -> float:
-        if self.lr is not None:
-            return self.lr
-        base = 1e-3 if self.optimizer == "adamw" else 0.1 * self.batch_size / 256
-        return base if self.scratch else base / 5
-
 
 # Where a run is computed and how it meets bad files may change when it goes on.
 _FREE = ("device", "workers", "on_error")
@@ -240,7 +191,7 @@ class _Run:
         )
         self._write_metrics()
         bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        with _stop_requests() as stopped, bar as progress:
+        with stop_requests() as stopped, bar as progress:
             for epoch in range(len(self.metrics), self.config.epochs):
                 if self.train_loader.epoch == epoch:  # else it was trained, and stopped while it was validated
                     self._train_epoch(epoch, progress, stopped)
@@ -359,25 +310,3 @@ def cosine_with_warmup(warmup: int, total: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
     return factor
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGINT or SIGTERM has come; a second SIGINT interrupts at once, as usual."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
-        yield requested.is_set
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: Any) -> None:
-        requested.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, request)
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
