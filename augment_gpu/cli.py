@@ -97,18 +97,25 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 
 
 def _preview(given: dict[str, Any]) -> None:
+    from PIL import Image
+
     from augment_gpu.data.sample import sample_dataset
     from augment_gpu.data.sources import ImageFolder
     from augment_gpu.preview import preview
     from augment_gpu.recipe import Recipe
+    from augment_gpu.transfer.checkpoint import write_atomically
 
     recipe = Recipe.from_dict(_read_recipe(given["recipe"]) if given["recipe"] else {})
     output: Path = given["output"]
     if output.exists():
         raise FileExistsError(f"{output} exists; give another --output")
-    dataset = ImageFolder(given["data"] or sample_dataset())
+    root = Path(given["data"] or sample_dataset())
+    dataset = ImageFolder(root / "train" if (root / "train").is_dir() and (root / "val").is_dir() else root)
     picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
-    picture.save(output)
+    image_format = Image.registered_extensions().get(output.suffix.lower())
+    if image_format is None:
+        raise ValueError(f"{output} has no ending that names an image format, such as .png")
+    write_atomically(output, lambda file: picture.save(file, image_format))
     print(f"wrote {output}, {picture.width} x {picture.height}")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from augment_gpu.data.sources import Dataset
 from augment_gpu.ops.boxes import center_crop_boxes
 from augment_gpu.ops.crop import crop_resize_flip
-from augment_gpu.ragged import RaggedBatch
+from augment_gpu.ragged import RaggedBatch, as_array
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
 from augment_gpu.stage import Stage
@@ -22,7 +22,7 @@ def preview(dataset: Dataset, recipe: Recipe, *, rows: int = 6, columns: int = 6
     if rows < 1 or columns < 1:
         raise ValueError(f"the grid is {rows} x {columns}; it needs at least one row and one column")
     numbers = np.argsort(uniform(Key(seed), np.arange(len(dataset)), "preview")[:, 0])[:rows]
-    images = RaggedBatch.from_images([dataset[int(number)][0] for number in numbers])
+    images = RaggedBatch.from_images([as_array(dataset[int(number)][0]) for number in numbers])
     labels = [dataset[int(number)][1] for number in numbers]
     stage = Stage(recipe, seed)
     original = center_crop_boxes(images.height, images.width, recipe.size, recipe.evaluation_resize)

@@ -70,13 +70,29 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.ops, Sequence) or isinstance(self.ops, str):
+            raise ValueError(f"ops is {self.ops!r}; wanted a list of (name, options) pairs")
         for op in self.ops:
             if isinstance(op, str) or len(op) != 2 or not isinstance(op[1], Mapping):
                 raise ValueError(f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}})')
         # JSON turns pairs into lists; tuples again, so that a recipe that was stored equals itself.
         ops = tuple((name, {k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}) for name, o in self.ops)
         object.__setattr__(self, "ops", ops)
+        self._check_types()
         self._check()
+
+    def _check_types(self) -> None:
+        """Numbers where the field's default is one: what JSON or a command line gives may be anything."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind: Any = type(field.default)
+            wanted: Any = {int: int, float: (int, float), bool: bool}.get(kind)
+            if field.name in ("fill", "resize", "num_classes"):
+                wanted = {"resize": int, "num_classes": int}.get(field.name) if value is not None else None
+            if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool)):
+                raise ValueError(
+                    f"{field.name} is {value!r}; wanted {'a whole number' if wanted is int else kind.__name__}"
+                )
 
     def _check(self) -> None:
         if self.size < 1:

@@ -19,7 +19,7 @@ from augment_gpu.ops.boxes import (
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
 from augment_gpu.ops.mix import MixParams, apply_mix, one_hot, sample_cutmix, sample_mixup
-from augment_gpu.ragged import RaggedBatch
+from augment_gpu.ragged import RaggedBatch, as_array
 from augment_gpu.recipe import OPS, Recipe
 from augment_gpu.rng import Key, uniform
 
@@ -123,8 +123,9 @@ class Stage(nn.Module):
     index: (B,) positions of the samples in the data set, which with the seed and the epoch determine every draw.
     Without it the stage numbers the samples that it has seen in training mode (over all ranks where torch.distributed
     runs, taking the ranks' batches to be of one size), and never draws the same twice; that count is part of its
-    state_dict. mix: the mixing parameters of this batch, where whoever calls knows the batch on all ranks; the images
-    may then hold further rows, partners only, that are not returned.
+    state_dict; `replay` knows a sample by its index alone. Mixing pairs the samples of this call, unless `mix` says
+    otherwise, as Loader has it for a batch over all ranks. mix: the mixing parameters of this batch, where whoever
+    calls knows the batch on all ranks; the images may then hold further rows, partners only, that are not returned.
     """
 
     _place: torch.Tensor
@@ -146,7 +147,9 @@ class Stage(nn.Module):
         mix: MixParams | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch = self._batch(images)
-        targets = None if labels is None else _targets(labels, len(batch)).to(batch.device, non_blocking=True)
+        targets = None if labels is None else _targets(labels, len(batch), self.recipe)
+        if targets is not None:
+            targets = targets.to(batch.device, non_blocking=True)
         _check_channels(batch, self.recipe)
         heights, widths = image_sizes(batch)
         if not self.training:
@@ -214,21 +217,31 @@ class WrappedLoader:
 
 
 def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> torch.Tensor:
-    """(C, S, S): the very picture of one sample that a run with this seed saw in this epoch, before mixing.
+    """(C, S, S): the very picture of one sample that a run with this seed saw in this epoch, before mixing; computed on
+    the CPU, so a GPU's within the rounding that crop_resize_flip states.
 
     dataset: anything whose dataset[index] is (uint8 image, label).
     """
-    batch = RaggedBatch.from_images([dataset[index][0]])
+    batch = RaggedBatch.from_images([as_array(dataset[index][0])])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
     return augment(batch, draws, recipe)[0]
 
 
-def _targets(labels: ArrayLike | torch.Tensor, count: int) -> torch.Tensor:
-    """Class numbers as (B,) int64; rows that are targets already, (B, num_classes) floating point, as they are."""
+def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> torch.Tensor:
+    """Class numbers as (B,) int64; rows that are targets already, (B, num_classes) floating point, as they are. Labels
+    that lie on a GPU are not looked at: that would wait for it."""
     targets = torch.as_tensor(labels)
     if len(targets) != count:
         raise ValueError(f"there are {len(targets)} labels for {count} images")
-    return targets.long() if targets.ndim == 1 else targets
+    if targets.ndim != 1:
+        return targets
+    if count and targets.is_floating_point():
+        raise TypeError(f"labels are {targets.dtype}; wanted class numbers, or (B, num_classes) rows")
+    if count and recipe.num_classes is not None and targets.device.type == "cpu":
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= recipe.num_classes:
+            raise ValueError(f"labels go from {low} to {high}; the recipe has num_classes {recipe.num_classes}")
+    return targets.long()
 
 
 def _check_channels(batch: RaggedBatch | torch.Tensor, recipe: Recipe) -> None:

@@ -1,5 +1,6 @@
 """crop_resize_flip: the reference against torch, Pillow and hand calculation; every path against the reference."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 import augment_gpu as ag
+from augment_gpu.ops import crop as crop_op
 
 pytestmark = [
     # In a tile's part beyond the output the interpreter divides by a weight of 0; nothing of that is stored.
@@ -935,3 +937,57 @@ def test_a_bad_source_raises_before_anything_is_written(noise: Pixels, source: i
     with pytest.raises(IndexError, match="row 1"):
         ag.crop_resize_flip(ragged(noise(5, 7), noise(5, 7), device=device), crop, size=9, out=out)
     assert (out == 7).all()
+
+
+# --------------------------------------------------------------------------------------- found by trying to break it
+
+
+def test_a_side_that_float32_cannot_count_is_refused() -> None:
+    """Positions in the tile beyond such an image's output would pass 2**31, and come back inside it."""
+    tall = torch.zeros(100, dtype=torch.uint8).as_strided((1, 1, 2**24, 6), (0, 0, 0, 1))
+    with pytest.raises(ValueError, match=r"16777216 pixels; it must stay below 2\*\*24"):
+        ag.crop_resize_flip(tall, crop_of((0, 0, 6, 100)), size=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": torch.tensor([2000], dtype=torch.int32)},
+        {"offset": torch.tensor([-1])},
+        {"offset": torch.tensor([1])},
+        {"height": torch.tensor([0], dtype=torch.int32)},
+    ],
+    ids=str,
+)
+def test_a_batch_whose_images_lie_outside_its_pixels_is_refused(noise: Pixels, change: dict[str, Any]) -> None:
+    batch = dataclasses.replace(ragged(noise(20, 30)), **change)
+    with pytest.raises(ValueError, match="do not lie within its 1800 pixel values"):
+        ag.crop_resize_flip(batch, crop_of((0, 0, 10, 10)), size=8)
+
+
+def test_an_out_whose_rows_overlap_is_refused(noise: Pixels) -> None:
+    crop = crop_of((0, 0, 9, 9), (1, 1, 9, 9), source=[0, 0])
+    with pytest.raises(ValueError, match="must not overlap"):
+        ag.crop_resize_flip(ragged(noise(20, 30)), crop, size=8, out=torch.zeros(1, 3, 8, 8).expand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(("width", "size"), [(176, 600), (384, 600), (768, 896), (2048, 1536)])
+def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixels, width: int, size: int) -> None:
+    """Sizes at which many centres fall on the very edge of a pixel."""
+    images, crop = ragged(noise(1, width, 1)), crop_of((0, 0, width, 1))
+    _, offset, geometry, _ = crop_op._geometry(images, crop)
+    axis, _, _ = crop_op._tables(crop, geometry, size, "nearest", True)
+    positions = (axis[0, 0] + np.arange(size) * axis[0, 1]) >> 32
+    assert offset[0] == 0
+    assert positions.tolist() == [(2 * i + 1) * width // (2 * size) for i in range(size)]  # in whole numbers
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.7, 1.7, 3.0, 6.0])
+def test_bicubic_beside_hard_edges_is_torchvisions_float_result(scale: float) -> None:
+    """Black and white bars, where the cubic overshoots most. torchvision clamps a float image once, as we do."""
+    side = round(33 * scale)
+    image = (np.indices((side, side)).sum(0) // 5 % 2 * 255).astype(np.uint8)[:, :, None].repeat(3, 2)
+    out = ag.crop_resize_flip(ragged(image), crop_of((0, 0, side, side)), size=33, interpolation="bicubic", exact=True)
+    chw = torch.from_numpy(image).permute(2, 0, 1).double() / 255
+    wanted = torch.nn.functional.interpolate(chw[None], size=(33, 33), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    torch.testing.assert_close(out[0].double() * 255, wanted * 255, rtol=0, atol=0.005)

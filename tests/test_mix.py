@@ -456,3 +456,15 @@ def test_one_hot_of_three_labels_by_hand() -> None:
     smooth = ag.one_hot(torch.tensor([1]), 4, smoothing=0.2)
     torch.testing.assert_close(smooth, torch.tensor([[0.05, 0.85, 0.05, 0.05]]), rtol=0, atol=1e-7)
     assert ag.one_hot(torch.empty(0, dtype=torch.int64), 4).shape == (0, 4)
+
+
+def test_boxes_drawn_for_another_size_are_refused() -> None:
+    params = ag.CutmixParams([1, 0], [0.5, 0.5], [(0, 0, 224, 112), (0, 0, 5, 5)])
+    with pytest.raises(ValueError, match="drawn for another size"):
+        ag.cutmix(torch.rand(2, 3, 32, 32), params)
+
+
+@pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_its_range_is_refused(lam: float) -> None:
+    with pytest.raises(ValueError, match="each must lie in"):
+        ag.MixupParams([1, 0], [0.5, lam])

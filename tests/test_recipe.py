@@ -449,3 +449,22 @@ def test_a_mirrored_center_crop_is_mirrored_in_training_and_not_at_evaluation(mo
     mirrored, _ = stage(images)
     plain, _ = stage.eval()(images)
     torch.testing.assert_close(mirrored, plain.flip(3), rtol=0, atol=1e-6)  # float32, sums in another order
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": "16"}, {"size": 16.5}, {"flip": None}, {"ops": 5}, {"resize": "x"}], ids=str
+)
+def test_a_value_of_another_type_is_named(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} is "):
+        ag.Recipe(**change)
+
+
+def test_values_left_in_255_are_refused() -> None:
+    transforms = [v2.ToImage(), v2.RandomResizedCrop(32), v2.ToDtype(torch.float32), v2.Normalize(MEAN, STD)]
+    with pytest.raises(ValueError, match="scale=False"):
+        ag.from_torchvision(v2.Compose(transforms))
+
+
+def test_the_output_dtype_is_that_of_the_last_conversion() -> None:
+    transforms = [v2.RandomResizedCrop(32), v2.ToDtype(torch.float16, scale=True)]
+    assert ag.from_torchvision(v2.Compose(transforms)).dtype == "float16"

@@ -92,7 +92,7 @@ def test_files_are_taken_by_extension(tmp_path: Path) -> None:
         write(tmp_path / name)
     data = ImageFolder(tmp_path)
     assert data.classes == ["c"]
-    assert len(data) == 2 * len(EXTENSIONS) == 18
+    assert len(data) == 2 * len(EXTENSIONS) == 24
     assert {image.shape for image, _ in (data[i] for i in range(len(data)))} == {(2, 3, 3)}
 
 

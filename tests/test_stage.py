@@ -608,3 +608,15 @@ def test_a_seed_out_of_range_is_refused(seed: int) -> None:
 def test_the_stage_shows_its_recipe_and_seed() -> None:
     assert "Recipe(size=32" in repr(ag.Stage(recipe(), seed=17))
     assert "seed=17" in repr(ag.Stage(recipe(), seed=17))
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_a_label_out_of_range_is_refused(label: int) -> None:
+    stage = ag.Stage(recipe(num_classes=2, label_smoothing=0.1))
+    with pytest.raises(ValueError, match="the recipe has num_classes 2"):
+        stage(noise(2), [0, label])
+
+
+def test_labels_that_are_not_class_numbers_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"labels are torch\.float32"):
+        ag.Stage(recipe())(noise(2), [0.5, 1.7])

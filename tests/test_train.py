@@ -174,9 +174,14 @@ def test_one_class_is_refused_by_name(folder, tmp_path, capsys):
         ({"optimizer": "lion"}, "optimizer is 'lion'"),
         ({"model": "resnet18x"}, "near are .*resnet18"),
         ({"weights": "w.pt"}, "choose one"),
-        ({"val_fraction": 1.5}, "1.5"),
+        ({"val_fraction": 1.5}, "val_fraction is 1.5"),
         ({"recipe": {"colour": 1}}, "no 'colour'"),
         ({"workers": 0}, "workers is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"device": "foo"}, "device is 'foo'"),
+        ({"recipe": {"num_classes": 7}}, "num_classes 7, and the run 2"),
+        ({"recipe": {"size": 64}}, "size 64, and the run 32"),
+        ({"recipe": {"size": "big"}}, "size is 'big'"),
     ],
 )
 def test_bad_settings_are_refused_by_name_and_leave_nothing(folder, tmp_path, given, message):

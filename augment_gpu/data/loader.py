@@ -119,6 +119,9 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Raises ValueError for the state of a loader with another seed, stage seed or number of samples."""
+        known = {*self._identity(), "epoch", "used"}
+        if set(state) != known:
+            raise ValueError(f"a loader's state has {sorted(known)}; this one has {sorted(state)}")
         for name, mine in self._identity().items():
             if state[name] != mine:
                 raise ValueError(f"the state is of a loader with {name} {state[name]}; this one has {name} {mine}")

@@ -13,7 +13,7 @@ from augment_gpu.decode import MAX_PIXELS, decode
 if TYPE_CHECKING:
     import torch
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2")
 _LAYOUT = "root/<class>/<image> is wanted, one folder for each class"
 
 

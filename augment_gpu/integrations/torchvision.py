@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from augment_gpu.recipe import Recipe
 
 # They only change a type, which a stage does by itself.
@@ -23,6 +25,7 @@ def from_torchvision(compose: Any) -> Recipe:
     for transform in getattr(compose, "transforms", compose):
         name = type(transform).__name__
         if name in _CONVERSIONS:
+            fields |= _conversion(transform)
             continue
         p = 1.0
         if name == "RandomApply" and len(transform.transforms) == 1:
@@ -46,6 +49,18 @@ def from_torchvision(compose: Any) -> Recipe:
     return Recipe(**fields, ops=tuple(ops))
 
 
+def _conversion(transform: Any) -> dict[str, Any]:
+    """What a change of type means: the output's dtype, and values in [0, 1]."""
+    dtype = getattr(transform, "dtype", None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        return {}
+    if getattr(transform, "scale", True) is False:
+        raise ValueError("ToDtype has scale=False, which leaves values in [0, 255]; a Recipe's images lie in [0, 1]")
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{type(transform).__name__} has dtype {dtype}; wanted float32, float16 or bfloat16")
+    return {"dtype": str(dtype).removeprefix("torch.")}
+
+
 def _side(size: Any, name: str) -> int:
     sides = [size] if isinstance(size, int) else list(size)
     if len(set(sides)) != 1:
@@ -55,6 +70,8 @@ def _side(size: Any, name: str) -> int:
 
 def _interpolation(transform: Any) -> dict[str, Any]:
     mode = getattr(transform.interpolation, "value", transform.interpolation)
+    if mode == "nearest-exact":  # what Pillow calls nearest, and a Recipe too
+        mode = "nearest"
     if mode not in ("bilinear", "bicubic", "nearest"):
         raise ValueError(f"{type(transform).__name__} has interpolation {mode!r}; wanted bilinear, bicubic or nearest")
     return {"interpolation": mode, "antialias": bool(transform.antialias)}

@@ -2,8 +2,9 @@
 
 The filter is the triangle ("bilinear") or Keys' cubic with a = −0.5 ("bicubic"; Keys 1981), evaluated at pixel centres,
 stretched by max(scale, 1) where antialiased, its weights divided by their sum: the definition that Pillow and
-torchvision's antialiased resize share, here without their 8-bit rounding in between. "nearest" takes the pixel that the
-centre falls into, as Pillow does.
+torchvision's antialiased resize share, here without the 8 bits that both store between the two axes. The cubic's
+overshoot is clamped once, at the end, as torchvision does for float images; with 8 bits in between it is cut off after
+each axis. "nearest" takes the pixel that the centre falls into, as Pillow does.
 """
 
 import os
@@ -117,6 +118,11 @@ def crop_resize_flip(
         out = _empty(shape, dtype, channels_last, device)
     elif out.shape != shape or out.device != device:
         raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
+    span = sum(stride * (length - 1) for stride, length in zip(out.stride()[1:], shape[1:], strict=True))
+    if span >= 2**31 or any(stride == 0 < length - 1 for stride, length in zip(out.stride(), shape, strict=True)):
+        raise ValueError(
+            f"out has strides {out.stride()}; its rows must not overlap, and one must span less than 2**31"
+        )
     if len(crop) == 0:
         return out
     pixels, offset, geometry, strides = _geometry(images, crop)
@@ -159,10 +165,11 @@ def _tables(
     stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
     reach = FILTER_REACH[interpolation] * stretch
     # The first pixel whose centre lies under the filter is floor(centre − reach + ½). A nearest pixel holds the centre
-    # itself, which may lie on its edge: 2**-24 of a pixel keeps the rounding of start and step from falling short of
-    # it.
-    first = start + scale / 2 + (2.0**-24 if interpolation == "nearest" else 0.5 - reach)
-    fixed_start, fixed_step = np.rint(first * 2**32).astype(np.int64), np.rint(scale * 2**32).astype(np.int64)
+    # itself, which may lie exactly on the pixel's edge: rounded up, no position falls short of it.
+    nearest = interpolation == "nearest"
+    first = start + scale / 2 + (0 if nearest else 0.5 - reach)
+    rounding = np.ceil if nearest else np.rint
+    fixed_start, fixed_step = (rounding(value * 2**32).astype(np.int64) for value in (first, scale))
     # A mirrored row starts at the last column and steps back.
     fixed_start[:, 0] += np.where(crop.flip, (size - 1) * fixed_step[:, 0], 0)
     fixed_step[:, 0] *= np.where(crop.flip, -1, 1)
@@ -253,7 +260,13 @@ def _geometry(images: Images, crop: CropParams) -> tuple[torch.Tensor, np.ndarra
 def _check(images: Images, crop: CropParams, size: int, interpolation: str, dtype: torch.dtype) -> None:
     if isinstance(images, RaggedBatch):
         channels, heights, widths = images.channels, images.height.numpy(), images.width.numpy()
-        largest = int((heights.astype(np.int64) * widths).max(initial=0)) * channels
+        sizes = heights.astype(np.int64) * widths * channels
+        largest = int(sizes.max(initial=0))
+        ends, offsets = images.offset.numpy() + sizes, images.offset.numpy()
+        if images.pixels.dtype != torch.uint8 or not images.pixels.is_contiguous():
+            raise TypeError(f"the batch's pixels are {images.pixels.dtype}; wanted contiguous torch.uint8")
+        if offsets.min(initial=0) < 0 or ends.max(initial=0) > images.pixels.numel() or sizes.min(initial=1) < 1:
+            raise ValueError(f"the batch's images do not lie within its {images.pixels.numel()} pixel values")
     elif isinstance(images, torch.Tensor):
         if images.ndim != 4:
             raise ValueError(f"images have shape {tuple(images.shape)}; wanted (B, C, H, W) or a RaggedBatch")
@@ -266,6 +279,9 @@ def _check(images: Images, crop: CropParams, size: int, interpolation: str, dtyp
         raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
     if channels not in (1, 3, 4):
         raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
+    side = max(heights.max(initial=0), widths.max(initial=0))
+    if side >= 2**24:  # where float32 boxes and the kernel's positions stop being exact
+        raise ValueError(f"the longest side is {side} pixels; it must stay below 2**24")
     if largest >= 2**31:
         raise ValueError(f"the largest image spans {largest} values; one image must stay below 2**31")
     if interpolation not in FILTER_REACH:

@@ -166,6 +166,10 @@ def _check(images: torch.Tensor, params: CutoutParams) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
     batch, channels, height, width = images.shape
+    if any(stride == 0 < length - 1 for stride, length in zip(images.stride(), images.shape, strict=True)):
+        raise ValueError(
+            f"images have strides {images.stride()}; rows that share memory cannot have holes of their own"
+        )
     if params.box.shape != (batch, 4) or params.seed.shape != (batch, _SEED_WORDS):
         raise ValueError(f"there are {len(params.box)} holes for {batch} images; wanted one a row")
     x0, y0, x1, y1 = params.box.T

@@ -27,6 +27,9 @@ class MixupParams:
     partner: np.ndarray
     lam: np.ndarray
 
+    def __post_init__(self) -> None:
+        _coerce(self, partner=np.int64, lam=np.float32)
+
     def __len__(self) -> int:
         return len(self.partner)
 
@@ -42,11 +45,22 @@ class CutmixParams:
     lam: np.ndarray
     box: np.ndarray
 
+    def __post_init__(self) -> None:
+        _coerce(self, partner=np.int64, lam=np.float32, box=np.int32)
+
     def __len__(self) -> int:
         return len(self.partner)
 
 
 MixParams = MixupParams | CutmixParams
+
+
+def _coerce(params: MixParams, **dtypes: type) -> None:
+    """Arrays of these dtypes, from whatever was given. Raises ValueError for a share outside [0, 1]."""
+    for name, dtype in dtypes.items():
+        object.__setattr__(params, name, np.asarray(getattr(params, name), dtype=dtype))
+    if not ((params.lam >= 0) & (params.lam <= 1)).all():
+        raise ValueError(f"lam is {params.lam}; each must lie in [0, 1]")
 
 
 def sample_mixup(key: Key, index: ArrayLike, *, alpha: float = 0.2, mode: Mode = "sample") -> MixupParams:
@@ -137,10 +151,13 @@ def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
     if values.ndim == 2:
         return _blend(values, partner, lam)
     _, _, height, width = values.shape
+    x0, y0, x1, y1 = params.box.T
+    if not ((x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)).all():
+        raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
     x = torch.arange(width, device=values.device)
     y = torch.arange(height, device=values.device)
-    x0, y0, x1, y1 = box[:, :, None].unbind(1)
-    across, down = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    left, top, right, bottom = box[:, :, None].unbind(1)
+    across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)
     inside = (down[:, :, None] & across[:, None, :])[:, None]
     return torch.where(inside, values[partner], values[: len(params)])
 

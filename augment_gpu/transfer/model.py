@@ -76,6 +76,8 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     for name in ("model", "state_dict"):
         if isinstance(state.get(name), dict):
             state = state[name]
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no weights: a dictionary of tensors is wanted")
     return state
 
 

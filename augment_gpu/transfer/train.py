@@ -50,6 +50,8 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
         if not config_path.exists():
             raise FileNotFoundError(f"{config_path} does not exist; there is no run to resume in {output}")
         stored = load_json(config_path)
+        if not isinstance(stored, dict) or not {"config", "data"} <= set(stored):
+            raise ValueError(f"{config_path} is not the description of a run")
         config = TrainConfig(**{**stored["config"], **{name: given[name] for name in _FREE if name in given}})
         _check_same(output, stored, data, given)
         data = stored["data"]
@@ -119,6 +121,9 @@ class _Run:
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         fields = {"size": config.size, "num_classes": len(self.classes), **normalization(model)}
         self.recipe = Recipe.from_dict({**fields, **(config.recipe or {})})
+        for name in ("size", "num_classes"):
+            if getattr(self.recipe, name) != fields[name]:
+                raise ValueError(f"the recipe has {name} {getattr(self.recipe, name)}, and the run {fields[name]}")
         load = partial(
             Loader,
             batch_size=config.batch_size,
@@ -177,7 +182,7 @@ class _Run:
             torch.random.set_rng_state(state["random"])
             if state["random_cuda"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{self.last} does not fit this run: {error}") from error
 
     def go(self) -> list[dict[str, Any]]:
