@@ -89,10 +89,15 @@ def sample_random_resized_crop(
     trimmed_height = np.where(width < height * ratio[0], np.maximum(np.rint(width / ratio[0]), 1), height)
     size = np.stack([trimmed_width, trimmed_height], axis=1)
     corner = np.stack([width - trimmed_width, height - trimmed_height], axis=1) // 2
+    _check_probability(flip)
+    flipped = np.zeros(len(index), dtype=bool)
     pending = np.arange(len(index))
-    # Most samples fit within two tries, so the other eight are computed for the rest alone.
-    for first, last in ((0, 2), (2, 10)):
+    # Four numbers a try; the first four are for the flip, in one call with the crop. Most samples fit within two tries,
+    # so the other eight are computed for the rest alone.
+    for first, last in ((0, 3), (3, 11)):
         u = uniform(key, index[pending], "crop", 4 * (last - first), start=4 * first).reshape(-1, last - first, 4)
+        if first == 0:
+            flipped, u = u[:, 0, 0] < flip, u[:, 1:]
         h, w = height[pending, None], width[pending, None]
         area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
         aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
@@ -108,7 +113,7 @@ def sample_random_resized_crop(
         if not pending.size:
             break
     box = np.concatenate([corner, corner + size], axis=1)
-    return CropParams(np.arange(len(index)), box.astype(np.float32), sample_flip(key, index, flip), "box")
+    return CropParams(np.arange(len(index)), box.astype(np.float32), flipped, "box")
 
 
 def sample_scale_jitter_crop(
@@ -174,9 +179,13 @@ def _box_in_source(
 
 def sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
     """(B,) bool: mirrored with this probability."""
-    if not 0 <= probability <= 1:
-        raise ValueError(f"flip is {probability}; a probability lies in [0, 1]")
+    _check_probability(probability)
     return uniform(key, index, "flip")[:, 0] < probability
+
+
+def _check_probability(flip: float) -> None:
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip is {flip}; a probability lies in [0, 1]")
 
 
 def _sizes(index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

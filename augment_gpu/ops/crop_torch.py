@@ -43,6 +43,8 @@ def crop_rows(
     """
     _, channels, size, _ = out.shape
     x_stride, channel_stride = strides
+    interleaved_source = strides == (channels, 1)
+    output_size, mirror = [size, size], torch.ops.aten.flip.out
     aten_resize = _ATEN_RESIZE.get(interpolation) if rounded and crop.taps == "box" else None
     whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1).tolist()
     start = (offset + pixels.storage_offset()).tolist()
@@ -65,12 +67,12 @@ def crop_rows(
                 (0, channel_stride, y_stride, x_stride),
                 start[v] + y0 * y_stride + x0 * x_stride,
             )
-            if (x_stride, channel_stride) != (channels, 1):
+            if not interleaved_source:
                 # torch's kernel fails on some planar images where its output is interleaved
                 part = torch.empty(part.shape, dtype=torch.uint8, memory_format=torch.channels_last).copy_(part)
-            aten_resize(part, [size, size], False, None, None, out=resized)
+            aten_resize(part, output_size, False, None, None, out=resized)
             if flip:
-                torch.ops.aten.flip.out(resized, [3], out=mirrored)
+                mirror(resized, [3], out=mirrored)
             finish(v, targets[v], mirrored_view if flip else resized_view)
         else:
             image = pixels.as_strided((height, width, channels), (y_stride, x_stride, channel_stride), start[v])
