@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from augment_gpu.transfer.config import TrainConfig
-from augment_gpu.transfer.train import InterruptedRunError, train
+from augment_gpu.transfer.train import InterruptedRunError, is_split, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +110,7 @@ def _preview(given: dict[str, Any]) -> None:
     if output.exists():
         raise FileExistsError(f"{output} exists; give another --output")
     root = Path(given["data"] or sample_dataset())
-    dataset = ImageFolder(root / "train" if (root / "train").is_dir() and (root / "val").is_dir() else root)
+    dataset = ImageFolder(root / "train" if is_split(root) else root)
     picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
     image_format = Image.registered_extensions().get(output.suffix.lower())
     if image_format is None:

@@ -2,7 +2,7 @@
 interpreter."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -47,6 +47,15 @@ def kernel_device(monkeypatch: pytest.MonkeyPatch) -> str:
 def device(request: pytest.FixtureRequest) -> str:
     """Runs a test twice: on the CPU's plain torch path, and through the Triton kernel."""
     return "cpu" if request.param == "torch" else request.getfixturevalue("kernel_device")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone afterwards. One to begin with: on small pictures more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,7 @@ recipes = pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES.keys(
 modes = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[Callable[[int], None]]:
-    """torch.set_num_threads, undone afterwards. One to begin with: on small pictures more wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def recipe(**options: Any) -> ag.Recipe:

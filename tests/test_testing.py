@@ -1,6 +1,6 @@
 """check_augmentation: an op that keeps every promise passes, and each broken promise is found and named."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,7 @@ from augment_gpu.testing import check_augmentation
 Op = Callable[[torch.Tensor, "DimParams"], torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On pictures this small, more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def crop_resize_flip(
     elif out.shape != shape or out.device != device:
         raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
     span = sum(stride * (length - 1) for stride, length in zip(out.stride()[1:], shape[1:], strict=True))
-    if span >= 2**31 or any(stride == 0 < length - 1 for stride, length in zip(out.stride(), shape, strict=True)):
+    if span >= 2**31 or repeats_memory(out):
         raise ValueError(
             f"out has strides {out.stride()}; its rows must not overlap, and one must span less than 2**31"
         )
@@ -185,6 +185,11 @@ def _tables(
     taps = np.maximum(np.ceil(2 * reach), 1)
     ranges = np.stack([*low_high, taps[:, 0], taps[:, 1], y_stride], axis=1).astype(np.int32)
     return axis, filters, ranges
+
+
+def repeats_memory(tensor: torch.Tensor) -> bool:
+    """Whether the tensor was expanded, so that what is written to one place of it appears in another."""
+    return any(stride == 0 < length - 1 for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def runs_triton(device: torch.device) -> bool:

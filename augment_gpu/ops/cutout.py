@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.crop import runs_triton
+from augment_gpu.ops.crop import repeats_memory, runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
 
@@ -166,7 +166,7 @@ def _check(images: torch.Tensor, params: CutoutParams) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
     batch, channels, height, width = images.shape
-    if any(stride == 0 < length - 1 for stride, length in zip(images.stride(), images.shape, strict=True)):
+    if repeats_memory(images):
         raise ValueError(
             f"images have strides {images.stride()}; rows that share memory cannot have holes of their own"
         )

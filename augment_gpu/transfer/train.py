@@ -90,10 +90,15 @@ def _check_same(output: Path, stored: dict[str, Any], data: str | None, given: M
             )
 
 
+def is_split(root: Path) -> bool:
+    """Whether a data folder brings its own train and val folders."""
+    return (root / "train").is_dir() and (root / "val").is_dir()
+
+
 def open_data(data: str | None, val_fraction: float, seed: int) -> tuple[Dataset, Dataset, list[str]]:
     """(train, val, classes) of a folder, which brings its own val folder or is split by class."""
     root = Path(sample_dataset() if data is None else data)
-    if (root / "train").is_dir() and (root / "val").is_dir():
+    if is_split(root):
         folder = ImageFolder(root / "train")
         train_data: Dataset = folder
         val_data: Dataset = ImageFolder(root / "val", classes=folder.classes)
