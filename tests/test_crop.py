@@ -991,3 +991,16 @@ def test_bicubic_beside_hard_edges_is_torchvisions_float_result(scale: float) ->
     chw = torch.from_numpy(image).permute(2, 0, 1).double() / 255
     wanted = torch.nn.functional.interpolate(chw[None], size=(33, 33), mode="bicubic", antialias=True)[0].clamp(0, 1)
     torch.testing.assert_close(out[0].double() * 255, wanted * 255, rtol=0, atol=0.005)
+
+
+@pytest.mark.skipif(not BYTES_NATIVE, reason="torchvision resizes uint8 in float on this CPU")
+@pytest.mark.parametrize("resize", [40, 100, 250])  # of a short side of 100: shrunk, kept, enlarged
+def test_the_cpu_clamps_a_cubic_after_each_axis_as_torchvision(resize: int) -> None:
+    """The same bars in the evaluation view, which torch's uint8 kernels cannot make: they cut no fractional box."""
+    image = (np.indices((100, 130)).sum(0) // 5 % 2 * 255).astype(np.uint8)[:, :, None].repeat(3, 2)
+    crop = ag.center_crop_boxes([100], [130], size=33, resize=resize)
+    out = ag.crop_resize_flip(ragged(image), crop, size=33, interpolation="bicubic")[0] * 255
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    theirs = F.center_crop(F.resize(chw, [resize], InterpolationMode.BICUBIC, antialias=True), [33, 33])
+    # 0.005 for float32, 0.1 for torchvision's weights of 16 bits, which see the whole range of grey here
+    torch.testing.assert_close(out, theirs.float(), rtol=0, atol=TWO_ROUNDINGS["bicubic"] + 0.105)

@@ -3,8 +3,9 @@
 The filter is the triangle ("bilinear") or Keys' cubic with a = −0.5 ("bicubic"; Keys 1981), evaluated at pixel centres,
 stretched by max(scale, 1) where antialiased, its weights divided by their sum: the definition that Pillow and
 torchvision's antialiased resize share, here without the 8 bits that both store between the two axes. The cubic's
-overshoot is clamped once, at the end, as torchvision does for float images; with 8 bits in between it is cut off after
-each axis. "nearest" takes the pixel that the centre falls into, as Pillow does.
+overshoot is clamped once, at the end, as torchvision does for float images; where 8-bit rounding is welcome (the CPU's
+default) after each axis, as torchvision does for uint8. "nearest" takes the pixel that the centre falls into, as Pillow
+does.
 """
 
 import os
@@ -102,10 +103,10 @@ def crop_resize_flip(
     given the output lies in [0, 1]. dtype: float32, float16 or bfloat16. out: a (V, C, S, S) tensor to write to, whose
     dtype and memory format then count. Returns (V, C, S, S), on the device of the images.
 
-    exact: on a CPU the default is to resize with torch's uint8 kernels where they apply (uint8, antialiased, boxes of
-    whole pixels, taps="box"), which are faster and round to 8 bits after each axis, as torchvision does: bilinear by at
-    most one grey level, bicubic by more beside hard edges, whose overshoot is cut off twice. True computes in float
-    there too. On a GPU every path computes in float.
+    exact: on a CPU the default for antialiased uint8 is within one grey level of what torchvision makes of uint8: boxes
+    of whole pixels with taps="box" are resized by torch's uint8 kernels, which are faster and round to 8 bits after
+    each axis; bicubic overshoot is cut off after each axis, which beside hard edges is a matter of several levels. True
+    computes in float and clamps once, as every path on a GPU does.
 
     Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
     """

@@ -1,8 +1,9 @@
 """crop_resize_flip in plain torch: one image at a time, each finished while it lies in a CPU's cache.
 
 Two ways to resize. On a CPU, torch's uint8 antialias kernels (the ones that torchvision calls) where they apply and
-8-bit rounding is welcome; otherwise both axes as sums over taps in float32, whose positions and weights are computed in
-float64.
+8-bit rounding is welcome; otherwise both axes, across and then down, as sums over taps in float32, whose positions and
+weights are computed in float64. Where rounding is welcome these cut the cubic's overshoot off where the kernels do,
+after each axis, so that a CPU's picture does not depend on which of the two ways it took.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,8 @@ def crop_rows(
     _, channels, size, _ = out.shape
     x_stride, channel_stride = strides
     interleaved_source = strides == (channels, 1)
-    output_size, mirror = [size, size], torch.ops.aten.flip.out
+    output_size = [size, size]
+    clamp_both = rounded and interpolation == "bicubic"
     aten_resize = _ATEN_RESIZE.get(interpolation) if rounded and crop.taps == "box" else None
     whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1).tolist()
     start = (offset + pixels.storage_offset()).tolist()
@@ -55,8 +57,7 @@ def crop_rows(
     targets = _seen(out, interleaved).unbind(0)
     # One scratch image for all rows: fresh memory would cost more in page faults than the resize costs in arithmetic.
     resized = torch.empty((1, channels, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-    mirrored = torch.empty_like(resized)
-    resized_view, mirrored_view = _seen(resized, interleaved)[0], _seen(mirrored, interleaved)[0]
+    resized_view = _seen(resized, interleaved)[0]
     for v, ((height, width, y_stride), box, flip) in enumerate(
         zip(geometry.tolist(), crop.box.tolist(), crop.flip.tolist(), strict=True)
     ):
@@ -71,15 +72,14 @@ def crop_rows(
                 # torch's kernel fails on some planar images where its output is interleaved
                 part = torch.empty(part.shape, dtype=torch.uint8, memory_format=torch.channels_last).copy_(part)
             aten_resize(part, output_size, False, None, None, out=resized)
-            if flip:
-                mirror(resized, [3], out=mirrored)
-            finish(v, targets[v], mirrored_view if flip else resized_view)
+            # A new tensor, since torch's flip has no out= of its own: flip.out flips and then copies.
+            finish(v, targets[v], _seen(resized.flip(3), interleaved)[0] if flip else resized_view)
         else:
             image = pixels.as_strided((height, width, channels), (y_stride, x_stride, channel_stride), start[v])
-            exact = _resize_exactly(image, box, flip, size, interpolation, antialias, crop.taps)
-            if interpolation == "bicubic":  # the cubic overshoots, and no pixel is brighter than white
-                exact.clamp_(0, white)
-            finish(v, targets[v], _seen(exact[None], interleaved)[0])
+            in_float = _resize_in_float(
+                image, box, flip, size, interpolation, antialias, crop.taps, white=white, clamp_both=clamp_both
+            )
+            finish(v, targets[v], _seen(in_float[None], interleaved)[0])
 
 
 def _seen(images: torch.Tensor, interleaved: bool) -> torch.Tensor:
@@ -87,10 +87,20 @@ def _seen(images: torch.Tensor, interleaved: bool) -> torch.Tensor:
     return images.permute(0, 2, 3, 1).flatten(2) if interleaved else images
 
 
-def _resize_exactly(
-    image: torch.Tensor, box: list[float], flip: bool, size: int, interpolation: str, antialias: bool, taps: str
+def _resize_in_float(
+    image: torch.Tensor,
+    box: list[float],
+    flip: bool,
+    size: int,
+    interpolation: str,
+    antialias: bool,
+    taps: str,
+    *,
+    white: float,
+    clamp_both: bool,
 ) -> torch.Tensor:
-    """image: (H, W, C), to (C, S, S) float32, channels last, in the values of the image."""
+    """image: (H, W, C), to (C, S, S) float32, channels last, in the values of the image. clamp_both: cut the cubic's
+    overshoot off after the first axis too, as 8 bits between the axes would."""
     height, width, channels = image.shape
     x0, y0, x1, y1 = box
     down, down_weight = axis_taps(y0, y1, height, size, interpolation, antialias, taps)
@@ -99,10 +109,15 @@ def _resize_exactly(
         across, across_weight = across[::-1], across_weight[::-1]
     top, left = down.min(), across.min()
     part = image[top : down.max() + 1, left : across.max() + 1].float()
-    rows = _weighted_sum(part.reshape(len(part), -1), down - top, down_weight).view(size, -1, channels)
-    columns = rows.transpose(0, 1).reshape(rows.shape[1], -1)
-    resized = _weighted_sum(columns, across - left, across_weight).view(size, size, channels)
-    return resized.permute(2, 1, 0)
+    columns = part.transpose(0, 1).reshape(part.shape[1], -1)
+    narrowed = _weighted_sum(columns, across - left, across_weight)
+    if clamp_both:
+        narrowed.clamp_(0, white)
+    rows = narrowed.view(size, -1, channels).transpose(0, 1).reshape(len(part), -1)
+    resized = _weighted_sum(rows, down - top, down_weight).view(size, size, channels)
+    if interpolation == "bicubic":  # the cubic overshoots, and no pixel is brighter than white
+        resized.clamp_(0, white)
+    return resized.permute(2, 0, 1)
 
 
 def axis_taps(
