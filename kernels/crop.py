@@ -1,144 +1,370 @@
 """The fused crop, antialiased resize, flip, colour map and cast, as one Triton kernel.
 
-Direct taps: each program computes one tile of one output image and reads every source pixel under the filter itself.
-What was tried, and what it costs in instructions a thread for each output pixel of an interior tile (bilinear, RGB, 8
-pixels a thread, sm_90, counted in the compiled code at scale 1.5):
-
-  330  positions in float64 in the kernel, both loops over taps rolled
-  266  positions in fixed point from the host, which also makes the flip a negative step
-  229  two to four horizontal taps unrolled: their weights are computed once for all rows of the tile
-  197  tiles that touch no edge of their box: no clamping, no masks, and one address for neighbouring taps
-
-Horizontally filtered rows shared between the output rows that need them (a rolling window) save loads, and pay as much
-for weights that are mostly zero. Threads of 4 rows × 2 columns save a tenth of the loop, and waste the eighth column
-tile of a 224 × 224 output.
+A program walks down a strip of columns of one output image. It filters each source row across once, for its columns,
+and adds the result to the two output rows (four for the cubic) whose filters reach that source row; a finished output
+row is coloured, cast and written, and makes room for the next. See benchmarks/README.md for what else was tried.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK_Y = 16
-BLOCK_X = 32
-NUM_WARPS = 2
+COLUMNS = 32  # of a program: one a thread
+ROWS = 32  # of a program: each strip filters some source rows of the strip above again
+NUM_WARPS = 1
+
+UNROLLED = 8  # taps at the most
+
+
+def paths(reach: int) -> tuple[tuple[bool, int], ...]:
+    """How a strip may be computed: (shrinks, taps). shrinks: the filter is stretched down the image; else an output row
+    is made of 2 · reach source rows. taps: how many across, unrolled; or 0, any number, in groups of four; or -1, any
+    number, one by one, where the box is narrower than the window. An image that does not shrink downwards hardly
+    shrinks more than twice across: those are left to the groups."""
+    taps = [reach * per_reach for per_reach in (2, 3, 4, 6, 8) if reach * per_reach <= UNROLLED]
+    return (
+        *((False, count) for count in (*taps[:3], 0, -1)),
+        *((True, count) for count in (*taps, 0, -1)),
+    )
 
 
 @triton.jit
-def _look(start, step, position, rest):
-    """Where each output position looks along one axis: the first pixel under the filter, and its distance from the
-    filter's centre in pixels. start, step: in 2**-32 pixels. rest: what the distance is where that pixel is met
-    exactly."""
-    at = start + position.to(tl.int64) * step
-    return (at >> 32).to(tl.int32), rest - at.to(tl.uint32).to(tl.float32) * 2.3283064365386963e-10
+def _fraction(position):
+    """The fraction of a position in 2**-32 pixels, in [0, 1]."""
+    return position.to(tl.uint32).to(tl.float32) * 2.3283064365386963e-10
 
 
 @triton.jit
-def _weight(tap, first, distance, inverse_stretch, low, high, REACH: tl.constexpr, INSIDE: tl.constexpr):
-    """The weight of each position's tap, and the pixel to read. Unless INSIDE says that all taps of the tile lie in
-    [low, high), the weight is 0 outside and the pixel clamped, so that no load needs a mask."""
-    pixel = first + tap
-    if REACH == 0:
-        weight = tl.full(distance.shape, 1, tl.float32)
+def _inverse(x):
+    """1 / x to 22 bits, for positive x neither tiny nor huge; a division would take seven more instructions to serve
+    those too. The absolute value costs nothing, and spares output rows that are not written a warning of theirs."""
+    root = tl.rsqrt(tl.abs(x))
+    return root * root
+
+
+@triton.jit
+def _weight(distance, REACH: tl.constexpr):
+    """The filter's weight at this distance from its centre, in stretched pixels."""
+    t = tl.abs(distance)
+    if REACH == 1:
+        weight = tl.maximum(1 - t, 0.0)
     else:
-        t = tl.abs((distance + tap) * inverse_stretch)
-        if REACH == 1:
-            weight = tl.maximum(1 - t, 0.0)
+        near = (1.5 * t - 2.5) * t * t + 1
+        far = ((2.5 - 0.5 * t) * t - 4) * t + 2
+        weight = tl.where(t <= 1, near, tl.where(t < 2, far, 0.0))
+    return weight
+
+
+@triton.jit
+def _shares(u, REACH: tl.constexpr):
+    """The weights of 2 REACH neighbours at distances u, 1 - u for the bilinear filter, 1 + u, u, 1 - u, 2 - u for the
+    cubic; u in [0, 1]."""
+    v = 1 - u
+    if REACH == 1:
+        shares = v, u
+    else:
+        near_u, near_v = (1.5 * u - 2.5) * u * u + 1, (1.5 * v - 2.5) * v * v + 1
+        shares = -0.5 * u * v * v, near_u, near_v, -0.5 * v * u * u
+    return shares
+
+
+@triton.jit
+def _multiply_add(sums, weight, values, START: tl.constexpr):
+    """`sums` with weight · values added to the elements from START on."""
+    added = ()
+    for i in tl.static_range(len(sums)):
+        if i >= START and i < START + len(values):
+            added = added + (sums[i] + weight * values[i - START],)
         else:
-            near = (1.5 * t - 2.5) * t * t + 1
-            far = ((2.5 - 0.5 * t) * t - 4) * t + 2
-            weight = tl.where(t <= 1, near, tl.where(t < 2, far, 0.0))
-    if not INSIDE:
-        # One unsigned comparison serves both ends.
-        weight = tl.where((pixel - low).to(tl.uint32) < (high - low).to(tl.uint32), weight, 0.0)
-        pixel = tl.minimum(tl.maximum(pixel, low), high - 1)
-    return weight, pixel
+            added = added + (sums[i],)
+    return added
 
 
 @triton.jit
-def _add(sum_0, sum_1, sum_2, sum_3, weight, ptr, channel_stride, CHANNELS: tl.constexpr):
-    """One horizontal tap of every channel. Unused channels stay as they are, and are compiled away."""
-    sum_0 += weight[None, :] * tl.load(ptr).to(tl.float32)
-    if CHANNELS >= 3:
-        sum_1 += weight[None, :] * tl.load(ptr + channel_stride).to(tl.float32)
-        sum_2 += weight[None, :] * tl.load(ptr + 2 * channel_stride).to(tl.float32)
-    if CHANNELS == 4:
-        sum_3 += weight[None, :] * tl.load(ptr + 3 * channel_stride).to(tl.float32)
-    return sum_0, sum_1, sum_2, sum_3
+def _scaled(values, factor):
+    scaled = ()
+    for i in tl.static_range(len(values)):
+        scaled = scaled + (values[i] * factor,)
+    return scaled
 
 
 @triton.jit
-def _resample(
-    image_ptr,
-    y_stride,
+def _repeated(value, COUNT: tl.constexpr):
+    repeated = ()
+    for _ in tl.static_range(COUNT):
+        repeated = repeated + (value,)
+    return repeated
+
+
+@triton.jit
+def _pixel(ptr, channel_stride, CHANNELS: tl.constexpr):
+    """The channels of the pixels at `ptr`, as float32; bytes as 256 + value."""
+    channels = ()
+    for c in tl.static_range(CHANNELS):
+        value = tl.load(ptr + c * channel_stride)
+        if value.dtype == tl.uint8:
+            # 256 + value, written into the mantissa: as many instructions as a conversion, which runs at a quarter of
+            # the speed on a GPU's slowest unit.
+            value = (value.to(tl.int32) * 32768 + 0x43800000).to(tl.float32, bitcast=True)
+        channels = channels + (value,)
+    return channels
+
+
+@triton.jit
+def _color_lines(color_ptr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr):
+    """The C lines of C + 1 numbers of a colour map, for values that are greater by OFFSET."""
+    color = ()
+    for c in tl.static_range(CHANNELS):
+        total = 0.0
+        for other in tl.static_range(CHANNELS):
+            factor = tl.load(color_ptr + c * (CHANNELS + 1) + other)
+            color = color + (factor,)
+            total += factor
+        color = color + (tl.load(color_ptr + c * (CHANNELS + 1) + CHANNELS) - OFFSET * total,)
+    return color
+
+
+@triton.jit
+def _across(
+    ptr,  # (COLUMNS,) where the windows begin in this source row
     channel_stride,
-    first_x,  # (BLOCK_X,) int32, and the four that follow: one axis
-    distance_x,  # (BLOCK_X,) float32
-    inverse_x,
-    x_low,
-    x_high,
-    count_x,
-    first_y,
-    distance_y,
-    inverse_y,
-    y_low,
-    y_high,
-    count_y,
+    first,  # (COLUMNS,) int32: the first pixel of each column's window
+    distance,  # (COLUMNS,) float32: its distance from the filter's centre, in pixels
+    inverse,  # 1 / stretch
+    low,
+    high,
+    window,
+    weights,
     X_STRIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
     REACH: tl.constexpr,
-    TAPS: tl.constexpr,  # horizontal taps unrolled, 1 to 4
-    INSIDE: tl.constexpr,
+    TAPS: tl.constexpr,
 ):
-    """The four (BLOCK_Y, BLOCK_X) float32 channels of a tile, in pixel values."""
-    zero = (first_y[:, None] * 0 + first_x[None, :] * 0).to(tl.float32)
-    total_0, total_1, total_2, total_3 = zero, zero, zero, zero
-    sum_x = distance_x * 0
-    sum_y = distance_y * 0
-    groups = 0.0
-    for tap_x in range(0, count_x, TAPS):
-        groups += 1.0
-        weight_0, pixel_0 = _weight(tap_x, first_x, distance_x, inverse_x, x_low, x_high, REACH, INSIDE)
-        sum_x += weight_0
-        if TAPS > 1:
-            weight_1, pixel_1 = _weight(tap_x + 1, first_x, distance_x, inverse_x, x_low, x_high, REACH, INSIDE)
-            sum_x += weight_1
-        if TAPS > 2:
-            weight_2, pixel_2 = _weight(tap_x + 2, first_x, distance_x, inverse_x, x_low, x_high, REACH, INSIDE)
-            sum_x += weight_2
-        if TAPS > 3:
-            weight_3, pixel_3 = _weight(tap_x + 3, first_x, distance_x, inverse_x, x_low, x_high, REACH, INSIDE)
-            sum_x += weight_3
-        for tap_y in range(count_y):
-            weight_y, pixel_y = _weight(tap_y, first_y, distance_y, inverse_y, y_low, y_high, REACH, INSIDE)
-            sum_y += weight_y
-            row_ptr = image_ptr + (pixel_y * y_stride)[:, None]
-            ptr = row_ptr + (pixel_0 * X_STRIDE)[None, :]
-            row_0, row_1, row_2, row_3 = _add(zero, zero, zero, zero, weight_0, ptr, channel_stride, CHANNELS)
-            # Inside, a tap's address is its neighbour's plus a constant, which the load instruction adds for nothing.
-            if TAPS > 1:
-                tap_ptr = ptr + X_STRIDE if INSIDE else row_ptr + (pixel_1 * X_STRIDE)[None, :]
-                row_0, row_1, row_2, row_3 = _add(
-                    row_0, row_1, row_2, row_3, weight_1, tap_ptr, channel_stride, CHANNELS
-                )
-            if TAPS > 2:
-                tap_ptr = ptr + 2 * X_STRIDE if INSIDE else row_ptr + (pixel_2 * X_STRIDE)[None, :]
-                row_0, row_1, row_2, row_3 = _add(
-                    row_0, row_1, row_2, row_3, weight_2, tap_ptr, channel_stride, CHANNELS
-                )
-            if TAPS > 3:
-                tap_ptr = ptr + 3 * X_STRIDE if INSIDE else row_ptr + (pixel_3 * X_STRIDE)[None, :]
-                row_0, row_1, row_2, row_3 = _add(
-                    row_0, row_1, row_2, row_3, weight_3, tap_ptr, channel_stride, CHANNELS
-                )
-            total_0 += weight_y[:, None] * row_0
-            if CHANNELS >= 3:
-                total_1 += weight_y[:, None] * row_1
-                total_2 += weight_y[:, None] * row_2
-            if CHANNELS == 4:
-                total_3 += weight_y[:, None] * row_3
-    # sum_y was summed once for each group.
-    norm = (1 / sum_y)[:, None] * (groups / sum_x)[None, :]
-    return total_0 * norm, total_1 * norm, total_2 * norm, total_3 * norm
+    """One source row filtered across: CHANNELS times (COLUMNS,) float32. TAPS: how many taps, with their weights; 0:
+    `window` of them, in groups of four; -1: `window` of them, some of which lie outside [low, high)."""
+    if TAPS > 0:
+        total = _scaled(_pixel(ptr, channel_stride, CHANNELS), weights[0])
+        for tap in tl.static_range(1, TAPS):
+            total = _multiply_add(total, weights[tap], _pixel(ptr + tap * X_STRIDE, channel_stride, CHANNELS), 0)
+    else:
+        total = _repeated(distance * 0, CHANNELS)
+        if TAPS == 0:
+            for start in range(0, window, 4):
+                for tap in tl.static_range(4):
+                    weight = _weight((distance + (start + tap)) * inverse, REACH)
+                    pixel = _pixel(ptr + (start + tap) * X_STRIDE, channel_stride, CHANNELS)
+                    total = _multiply_add(total, weight, pixel, 0)
+        else:
+            for tap in range(window):
+                pixel = first + tap
+                weight = _weight((distance + tap) * inverse, REACH)
+                weight = tl.where((pixel >= low) & (pixel < high), weight, 0.0)
+                clamped = tl.minimum(tl.maximum(pixel, low), high - 1)
+                value = _pixel(ptr + (clamped - first) * X_STRIDE, channel_stride, CHANNELS)
+                total = _multiply_add(total, weight, value, 0)
+        total = _scaled(total, weights[0])
+    return total
+
+
+@triton.jit
+def _weights_across(first, distance, inverse, low, high, window, REACH: tl.constexpr, TAPS: tl.constexpr):
+    """The weights of TAPS taps, which sum to 1; where TAPS says that they are not kept, 1 / their sum."""
+    total = distance * 0
+    if TAPS > 0:
+        weights = ()
+        for tap in tl.static_range(TAPS):
+            weights = weights + (_weight((distance + tap) * inverse, REACH),)
+            total += weights[tap]
+    else:
+        weights = (total + 1,)
+        for tap in range(window):
+            weight = _weight((distance + tap) * inverse, REACH)
+            if TAPS < 0:
+                weight = tl.where((first + tap >= low) & (first + tap < high), weight, 0.0)
+            total += weight
+    return _scaled(weights, 1 / total)
+
+
+@triton.jit
+def _write(
+    where,
+    mask,
+    channel_stride,
+    total,
+    color,
+    low,
+    high,
+    CHANNELS: tl.constexpr,
+    REACH: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+):
+    """Maps the colours of one output row and stores it. color: C lines of C + 1 numbers. low, high: what the cubic's
+    overshoot is clamped to."""
+    if REACH == 2:
+        clamped = ()
+        for c in tl.static_range(CHANNELS):
+            clamped = clamped + (tl.minimum(tl.maximum(total[c], low), high),)
+        total = clamped
+    for c in tl.static_range(CHANNELS):
+        value = color[c * (CHANNELS + 1) + CHANNELS] + color[c * (CHANNELS + 2)] * total[c]
+        if not DIAGONAL:
+            for other in tl.static_range(CHANNELS):
+                if other != c:
+                    value += color[c * (CHANNELS + 1) + other] * total[other]
+        tl.store(where + c * channel_stride, value.to(where.dtype.element_ty), mask=mask)
+
+
+@triton.jit(noinline=True)
+def _strip(
+    image_ptr,
+    axis_ptr,
+    filter_ptr,
+    range_ptr,
+    color_ptr,
+    out_ptr,
+    channel_stride,
+    out_c_stride,
+    out_y_stride,
+    out_x_stride,
+    SIZE,
+    white,
+    left,
+    top,
+    X_STRIDE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REACH: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    SHRINKS: tl.constexpr,
+    TAPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """The output rows [top, top + ROWS) of the columns [left, left + COLUMNS). The pointers are those of one row of
+    each table; `paths` says what SHRINKS and TAPS mean."""
+    out_x = left + tl.arange(0, COLUMNS)
+    column_mask = out_x < SIZE
+    bottom = tl.minimum(top + ROWS, SIZE)
+    inverse_x, inverse_y = tl.load(filter_ptr), tl.load(filter_ptr + 1)
+    x_low, x_high = tl.load(range_ptr), tl.load(range_ptr + 1)
+    y_low, y_high = tl.load(range_ptr + 2), tl.load(range_ptr + 3)
+    y_stride, window = tl.load(range_ptr + 4), tl.load(range_ptr + 5)
+    y_start, y_step = tl.load(axis_ptr + 2), tl.load(axis_ptr + 3)
+    OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0  # of the values that _pixel gives
+    color = _color_lines(color_ptr, OFFSET, CHANNELS)
+
+    at_x = tl.load(axis_ptr) + out_x.to(tl.int64) * tl.load(axis_ptr + 1)
+    first = (at_x >> 32).to(tl.int32)
+    distance = tl.load(filter_ptr + 2) - _fraction(at_x)
+    if TAPS >= 0:
+        # A window that begins or ends outside is pushed inside: it still holds every pixel under the filter, and the
+        # weight of the others is 0 by their distance. So no load is clamped or masked.
+        inside = tl.minimum(tl.maximum(first, x_low), x_high - window)
+        distance += (inside - first).to(tl.float32)
+        first = inside
+    weights = _weights_across(first, distance, inverse_x, x_low, x_high, window, REACH, TAPS)
+
+    zero = distance * 0
+    rows = _repeated(zero, 2 * REACH * CHANNELS)
+    if SHRINKS:
+        # Steps from one output row's centre to the next. The source rows of step k, beyond the centre of output row k,
+        # serve the output rows k - REACH + 1 to k + REACH, of which the first is then complete.
+        sums = _repeated(inverse_y * 0, 2 * REACH)
+        begin, end = top - REACH, bottom + REACH - 1
+        out_y = begin - REACH + 1
+        where = out_ptr + (out_x * out_x_stride + out_y * out_y_stride)
+        at = y_start + begin.to(tl.int64) * y_step
+        row = tl.maximum((at >> 32).to(tl.int32) + 1, y_low)
+        ptr = image_ptr + row * y_stride + first * X_STRIDE
+        for _ in range(begin, end, 2):
+            # Two output rows a turn: what is shifted from one to the next then changes its name instead of its place.
+            for _ in tl.static_range(2):
+                d = (row - (at >> 32).to(tl.int32)).to(tl.float32) - _fraction(at)
+                at += y_step
+                stop = tl.minimum((at >> 32).to(tl.int32) + 1, y_high)
+                for _ in range(row, stop):
+                    filtered = _across(
+                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
+                        X_STRIDE, CHANNELS, REACH, TAPS,
+                    )  # fmt: skip
+                    shares = _shares(d * inverse_y, REACH)
+                    for i in tl.static_range(2 * REACH):
+                        rows = _multiply_add(rows, shares[i], filtered, i * CHANNELS)
+                    sums = _multiply_add(sums, 1.0, shares, 0)
+                    d += 1
+                    ptr += y_stride
+                row = tl.maximum(row, stop)
+                total = _scaled(rows[:CHANNELS], _inverse(sums[0]))
+                mask = column_mask & (out_y >= top) & (out_y < bottom)
+                _write(where, mask, out_c_stride, total, color, OFFSET, white + OFFSET, CHANNELS, REACH, DIAGONAL)
+                where += out_y_stride
+                out_y += 1
+                rows = rows[CHANNELS:] + _repeated(zero, CHANNELS)
+                sums = sums[1:] + (inverse_y * 0,)
+    else:
+        # The 2 REACH source rows about an output row's centre are kept, and shifted when the centre moves on.
+        where = out_ptr + (out_x * out_x_stride + top * out_y_stride)
+        at = y_start + top.to(tl.int64) * y_step
+        row = (at >> 32).to(tl.int32) - REACH + 1
+        for _ in range(top, bottom):
+            fraction = _fraction(at)
+            begin = (at >> 32).to(tl.int32) - REACH + 1
+            at += y_step
+            for y in range(tl.maximum(row, begin), begin + 2 * REACH):
+                ptr = image_ptr + tl.minimum(tl.maximum(y, y_low), y_high - 1) * y_stride + first * X_STRIDE
+                filtered = _across(
+                    ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
+                    X_STRIDE, CHANNELS, REACH, TAPS,
+                )  # fmt: skip
+                rows = rows[CHANNELS:] + filtered
+            row = begin + 2 * REACH
+            shares = _shares(fraction, REACH)
+            total = _repeated(zero, CHANNELS)
+            weights_sum = inverse_y * 0
+            for i in tl.static_range(2 * REACH):
+                weight = tl.where((begin + i >= y_low) & (begin + i < y_high), shares[i], 0.0)
+                total = _multiply_add(total, weight, rows[i * CHANNELS : (i + 1) * CHANNELS], 0)
+                weights_sum += weight
+            total = _scaled(total, _inverse(weights_sum))
+            _write(where, column_mask, out_c_stride, total, color, OFFSET, white + OFFSET, CHANNELS, REACH, DIAGONAL)
+            where += out_y_stride
+
+
+@triton.jit
+def _nearest_strip(
+    image_ptr,
+    axis_ptr,
+    range_ptr,
+    color_ptr,
+    out_ptr,
+    channel_stride,
+    out_c_stride,
+    out_y_stride,
+    out_x_stride,
+    SIZE,
+    left,
+    top,
+    X_STRIDE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """As _strip, each output pixel being the one that its centre lies in."""
+    out_x = left + tl.arange(0, COLUMNS)
+    OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0
+    color = _color_lines(color_ptr, OFFSET, CHANNELS)
+    at_x = tl.load(axis_ptr) + out_x.to(tl.int64) * tl.load(axis_ptr + 1)
+    x = tl.minimum(tl.maximum((at_x >> 32).to(tl.int32), tl.load(range_ptr)), tl.load(range_ptr + 1) - 1)
+    y_low, y_last, y_stride = tl.load(range_ptr + 2), tl.load(range_ptr + 3) - 1, tl.load(range_ptr + 4)
+    y_start, y_step = tl.load(axis_ptr + 2), tl.load(axis_ptr + 3)
+    where = out_ptr + (out_x * out_x_stride + top * out_y_stride)
+    at = y_start + top.to(tl.int64) * y_step
+    for _ in range(top, tl.minimum(top + ROWS, SIZE)):
+        y = tl.minimum(tl.maximum((at >> 32).to(tl.int32), y_low), y_last)
+        pixel = _pixel(image_ptr + y * y_stride + x * X_STRIDE, channel_stride, CHANNELS)
+        _write(where, out_x < SIZE, out_c_stride, pixel, color, 0.0, 0.0, CHANNELS, 0, DIAGONAL)
+        at += y_step
+        where += out_y_stride
 
 
 @triton.jit
@@ -146,8 +372,8 @@ def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
     offset_ptr,  # (V,) int64: a big batch passes 2**31 bytes
     axis_ptr,  # (V, 4) int64: x start, x step, y start, y step, in 2**-32 pixels
-    filter_ptr,  # (V, 4) float32: x, y: 1 / stretch; x, y: distance of a first tap that is met exactly
-    range_ptr,  # (V, 7) int32: x low, x high, y low, y high: pixels to read; x taps, y taps; values from row to row
+    filter_ptr,  # (V, 3) float32: 1 / stretch across and down; distance of a first tap that is met exactly
+    range_ptr,  # (V, 7) int32: x low, x high, y low, y high: pixels to read; values from row to row; taps; path
     color_ptr,  # (1 or V, C, C + 1) float32: from pixel values to the output
     out_ptr,  # (V, C, S, S) float32, float16 or bfloat16, any strides
     color_stride,  # 0 where all rows share one colour map
@@ -161,92 +387,36 @@ def _crop_resize_flip(
     X_STRIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
     REACH: tl.constexpr,  # 0 nearest, 1 bilinear, 2 bicubic
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
+    DIAGONAL: tl.constexpr,  # no channel of the colour maps sees another
+    PATHS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
-    tiles_x = tl.cdiv(SIZE, BLOCK_X)
-    tiles = tiles_x * tl.cdiv(SIZE, BLOCK_Y)
-    v = tl.program_id(0) // tiles
-    tile = tl.program_id(0) % tiles
-    top = (tile // tiles_x) * BLOCK_Y
-    left = (tile % tiles_x) * BLOCK_X
-    out_y = top + tl.arange(0, BLOCK_Y)
-    out_x = left + tl.arange(0, BLOCK_X)
-
+    strips_x = tl.cdiv(SIZE, COLUMNS)
+    strips = strips_x * tl.cdiv(SIZE, ROWS)
+    v = tl.program_id(0) // strips
+    strip = tl.program_id(0) % strips
+    top, left = (strip // strips_x) * ROWS, (strip % strips_x) * COLUMNS
     image_ptr = pixels_ptr + tl.load(offset_ptr + v)
-    x_start, x_step = tl.load(axis_ptr + 4 * v), tl.load(axis_ptr + 4 * v + 1)
-    y_start, y_step = tl.load(axis_ptr + 4 * v + 2), tl.load(axis_ptr + 4 * v + 3)
-    inverse_x, inverse_y = tl.load(filter_ptr + 4 * v), tl.load(filter_ptr + 4 * v + 1)
-    first_x, distance_x = _look(x_start, x_step, out_x, tl.load(filter_ptr + 4 * v + 2))
-    first_y, distance_y = _look(y_start, y_step, out_y, tl.load(filter_ptr + 4 * v + 3))
-    x_low, x_high = tl.load(range_ptr + 7 * v), tl.load(range_ptr + 7 * v + 1)
-    y_low, y_high = tl.load(range_ptr + 7 * v + 2), tl.load(range_ptr + 7 * v + 3)
-    count_x, count_y = tl.load(range_ptr + 7 * v + 4), tl.load(range_ptr + 7 * v + 5)
-    y_stride = tl.load(range_ptr + 7 * v + 6)
-
+    axis_ptr += 4 * v
+    filter_ptr += 3 * v
+    range_ptr += 7 * v
+    color_ptr += v * color_stride
+    out_ptr += v.to(tl.int64) * out_v_stride
     if REACH == 0:
-        total_0, total_1, total_2, total_3 = _resample(
-            image_ptr, y_stride, channel_stride,
-            first_x, distance_x, inverse_x, x_low, x_high, 1,
-            first_y, distance_y, inverse_y, y_low, y_high, 1,
-            X_STRIDE, CHANNELS, REACH, 1, False,
+        _nearest_strip(
+            image_ptr, axis_ptr, range_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride,
+            out_x_stride, SIZE, left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
         )  # fmt: skip
     else:
-        # A tile whose outermost taps lie inside needs no clamping. Unrolling may read up to three taps further, whose
-        # weight is 0; a flip makes the first column the rightmost.
-        x_left = ((x_start + left.to(tl.int64) * x_step) >> 32).to(tl.int32)
-        x_right = ((x_start + (left + BLOCK_X - 1).to(tl.int64) * x_step) >> 32).to(tl.int32)
-        y_top = ((y_start + top.to(tl.int64) * y_step) >> 32).to(tl.int32)
-        y_bottom = ((y_start + (top + BLOCK_Y - 1).to(tl.int64) * y_step) >> 32).to(tl.int32)
-        inside = (tl.minimum(x_left, x_right) >= x_low) & (tl.maximum(x_left, x_right) + count_x + 3 <= x_high)
-        inside = inside & (y_top >= y_low) & (y_bottom + count_y <= y_high)
-        thirds = (count_x == 3) | (count_x == 5) | (count_x == 6) | (count_x == 9)  # fewer taps computed in vain
-        if not inside:
-            total_0, total_1, total_2, total_3 = _resample(
-                image_ptr, y_stride, channel_stride,
-                first_x, distance_x, inverse_x, x_low, x_high, count_x,
-                first_y, distance_y, inverse_y, y_low, y_high, count_y,
-                X_STRIDE, CHANNELS, REACH, 3, False,
-            )  # fmt: skip
-        elif count_x <= 2:
-            total_0, total_1, total_2, total_3 = _resample(
-                image_ptr, y_stride, channel_stride,
-                first_x, distance_x, inverse_x, x_low, x_high, count_x,
-                first_y, distance_y, inverse_y, y_low, y_high, count_y,
-                X_STRIDE, CHANNELS, REACH, 2, True,
-            )  # fmt: skip
-        elif thirds:
-            total_0, total_1, total_2, total_3 = _resample(
-                image_ptr, y_stride, channel_stride,
-                first_x, distance_x, inverse_x, x_low, x_high, count_x,
-                first_y, distance_y, inverse_y, y_low, y_high, count_y,
-                X_STRIDE, CHANNELS, REACH, 3, True,
-            )  # fmt: skip
-        else:
-            total_0, total_1, total_2, total_3 = _resample(
-                image_ptr, y_stride, channel_stride,
-                first_x, distance_x, inverse_x, x_low, x_high, count_x,
-                first_y, distance_y, inverse_y, y_low, y_high, count_y,
-                X_STRIDE, CHANNELS, REACH, 4, True,
-            )  # fmt: skip
-    if REACH == 2:
-        total_0 = tl.minimum(tl.maximum(total_0, 0.0), white)
-        total_1 = tl.minimum(tl.maximum(total_1, 0.0), white)
-        total_2 = tl.minimum(tl.maximum(total_2, 0.0), white)
-        total_3 = tl.minimum(tl.maximum(total_3, 0.0), white)
-
-    where = out_ptr + v.to(tl.int64) * out_v_stride + (out_y * out_y_stride)[:, None] + (out_x * out_x_stride)[None, :]
-    mask = (out_y < SIZE)[:, None] & (out_x < SIZE)[None, :]
-    color_ptr += v * color_stride
-    for c in tl.static_range(CHANNELS):
-        line = color_ptr + c * (CHANNELS + 1)
-        value = tl.load(line + CHANNELS) + tl.load(line) * total_0
-        if CHANNELS >= 3:
-            value += tl.load(line + 1) * total_1
-            value += tl.load(line + 2) * total_2
-        if CHANNELS == 4:
-            value += tl.load(line + 3) * total_3
-        tl.store(where + c * out_c_stride, value.to(out_ptr.dtype.element_ty), mask=mask)
+        path = tl.load(range_ptr + 6)
+        for i in tl.static_range(len(PATHS)):
+            if path == i:
+                _strip(
+                    image_ptr, axis_ptr, filter_ptr, range_ptr, color_ptr, out_ptr, channel_stride, out_c_stride,
+                    out_y_stride, out_x_stride, SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL,
+                    PATHS[i][0], PATHS[i][1], COLUMNS, ROWS,
+                )  # fmt: skip
 
 
 def launch_crop_resize_flip(
@@ -261,13 +431,14 @@ def launch_crop_resize_flip(
     strides: tuple[int, int],
     reach: float,
     white: float,
-    block_y: int = BLOCK_Y,
-    block_x: int = BLOCK_X,
+    diagonal: bool,
+    columns: int = COLUMNS,
+    rows: int = ROWS,
 ) -> torch.Tensor:
     """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; strides: values
     from one column and from one channel to the next. The caller has checked every box against its image."""
-    rows, channels, size, _ = out.shape
-    grid = (rows * triton.cdiv(size, block_x) * triton.cdiv(size, block_y),)
+    count, channels, size, _ = out.shape
+    grid = (count * triton.cdiv(size, columns) * triton.cdiv(size, rows),)
     with torch.cuda.device_of(out):
         _crop_resize_flip[grid](
             pixels,
@@ -285,8 +456,10 @@ def launch_crop_resize_flip(
             X_STRIDE=strides[0],
             CHANNELS=channels,
             REACH=int(reach),
-            BLOCK_Y=block_y,
-            BLOCK_X=block_x,
+            DIAGONAL=diagonal,
+            PATHS=paths(int(reach)),
+            COLUMNS=columns,
+            ROWS=rows,
             num_warps=NUM_WARPS,
         )
     return out

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
-from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows
+from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 
@@ -149,14 +149,20 @@ def crop_resize_flip(
     axis, filters, ranges = _tables(crop, geometry, size, interpolation, antialias)
     tables = upload(device, offset, axis, filters, ranges, matrix.astype(np.float32))
     return launch_crop_resize_flip(
-        pixels, *tables, out=out, strides=strides, reach=FILTER_REACH[interpolation], white=white
+        pixels,
+        *tables,
+        out=out,
+        strides=strides,
+        reach=FILTER_REACH[interpolation],
+        white=white,
+        diagonal=is_diagonal(matrix),
     )
 
 
 def _tables(
     crop: CropParams, geometry: np.ndarray, size: int, interpolation: Interpolation, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kernel's axis (V, 4) int64, filter (V, 4) float32 and range (V, 7) int32 tables, as its signature has them.
+    """The kernel's axis (V, 4) int64, filter (V, 3) float32 and range (V, 7) int32 tables, as its signature has them.
 
     Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
     of a large photograph, and float64 is slow on most GPUs.
@@ -165,17 +171,20 @@ def _tables(
     scale = (stop - start) / size
     stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
     reach = FILTER_REACH[interpolation] * stretch
-    # The first pixel whose centre lies under the filter is floor(centre − reach + ½). A nearest pixel holds the centre
-    # itself, which may lie exactly on the pixel's edge: rounded up, no position falls short of it.
+    # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
+    # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
+    # pixel's edge: rounded up, no position falls short of it.
     nearest = interpolation == "nearest"
-    first = start + scale / 2 + (0 if nearest else 0.5 - reach)
+    position = start + scale / 2
+    if not nearest:
+        position += np.stack([0.5 - reach[:, 0], np.full(len(crop), -0.5)], axis=1)
     rounding = np.ceil if nearest else np.rint
-    fixed_start, fixed_step = (rounding(value * 2**32).astype(np.int64) for value in (first, scale))
+    fixed_start, fixed_step = (rounding(value * 2**32).astype(np.int64) for value in (position, scale))
     # A mirrored row starts at the last column and steps back.
     fixed_start[:, 0] += np.where(crop.flip, (size - 1) * fixed_step[:, 0], 0)
     fixed_step[:, 0] *= np.where(crop.flip, -1, 1)
     axis = np.stack([fixed_start[:, 0], fixed_step[:, 0], fixed_start[:, 1], fixed_step[:, 1]], axis=1)
-    filters = np.concatenate([1 / stretch, 1 - reach], axis=1).astype(np.float32)
+    filters = np.concatenate([1 / stretch, 1 - reach[:, :1]], axis=1).astype(np.float32)
     height, width, y_stride = geometry.T
     zero = np.zeros_like(height)
     if crop.taps == "image":
@@ -183,9 +192,24 @@ def _tables(
     else:
         low, high = np.floor(start), np.ceil(stop)
         low_high = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
-    taps = np.maximum(np.ceil(2 * reach), 1)
-    ranges = np.stack([*low_high, taps[:, 0], taps[:, 1], y_stride], axis=1).astype(np.int32)
+    taps = np.ceil(2 * reach[:, 0])
+    window, path = _paths(taps, low_high[1] - low_high[0], stretch[:, 1] > 1, int(FILTER_REACH[interpolation]))
+    ranges = np.stack([*low_high, y_stride, window, path], axis=1).astype(np.int32)
     return axis, filters, ranges
+
+
+def _paths(taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
+    many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
+    from augment_gpu.kernels.crop import paths
+
+    window, path = taps.copy(), np.zeros(len(taps), dtype=np.int64)
+    for place, (down, unrolled) in reversed(list(enumerate(paths(reach)))):
+        # In turn from the most general path, so that the cheapest that serves has the last word.
+        size = np.full(len(taps), unrolled) if unrolled > 0 else np.ceil(taps / 4) * 4 if unrolled == 0 else taps
+        serves = (shrinks == down) & (size >= taps) & ((size <= width) | (unrolled < 0))
+        window, path = np.where(serves, size, window), np.where(serves, place, path)
+    return window, path
 
 
 def repeats_memory(tensor: torch.Tensor) -> bool:

@@ -51,7 +51,7 @@ def crop_rows(
     whole_pixels = (crop.box == np.rint(crop.box)).all(axis=1).tolist()
     start = (offset + pixels.storage_offset()).tolist()
     # Views are made once, not per row: a view costs about as much as normalising ten lines of a picture.
-    diagonal = bool((matrix[:, :, :-1] * (1 - np.eye(channels)) == 0).all())
+    diagonal = is_diagonal(matrix)
     interleaved = diagonal and out.stride()[1:] == (1, size * channels, channels)
     finish = _finisher(matrix, out, diagonal, interleaved)
     targets = _seen(out, interleaved).unbind(0)
@@ -80,6 +80,11 @@ def crop_rows(
                 image, box, flip, size, interpolation, antialias, crop.taps, white=white, clamp_both=clamp_both
             )
             finish(v, targets[v], _seen(in_float[None], interleaved)[0])
+
+
+def is_diagonal(matrix: np.ndarray) -> bool:
+    """Whether in none of these colour maps, (V, C, C + 1), a channel sees another."""
+    return bool((matrix[:, :, :-1] * (1 - np.eye(matrix.shape[1])) == 0).all())
 
 
 def _seen(images: torch.Tensor, interleaved: bool) -> torch.Tensor:
