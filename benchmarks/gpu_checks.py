@@ -22,7 +22,7 @@ def run_tests(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
     quick: one small file instead, which proves that the step works. seconds: for all together."""
     end = time.monotonic() + seconds
     selections = [["tests/test_memory.py"]] if quick else [["tests", "-m", "cuda"], _KERNEL_TESTS]
-    return [_outcome([*_PYTEST, *selection], end - time.monotonic()) for selection in selections]
+    return [_outcome([*_PYTEST, *selection], max(1.0, end - time.monotonic())) for selection in selections]
 
 
 def memcheck(*, seconds: float) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def empty(rows: int, size: int, dtype: torch.dtype, layout: str, device: torch.d
     return torch.empty(rows, 3, size, size, dtype=dtype, device=device, memory_format=_LAYOUTS[layout])
 
 
-def crops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any]]:
+def crops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any], None, None]:
     """crop_resize_flip over batches, sources, dtypes and layouts, with RandomResizedCrop boxes."""
     dtypes, _ = output_dtypes(device)
     for count in plan.batches:
@@ -123,7 +123,7 @@ def crops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generato
             del batches
 
 
-def fixed_scales(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any]]:
+def fixed_scales(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any], None, None]:
     """crop_resize_flip at one scale for all rows: square boxes of scale × size, anywhere in large square images."""
     dtypes, _ = output_dtypes(device)
     side = plan.scale_source
@@ -170,7 +170,7 @@ def _crop_row(
     }
 
 
-def other_ops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any]]:
+def other_ops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any], None, None]:
     """cutout, mixup and cutmix on finished images, and the whole train stage from ragged bytes, draws included.
 
     moved_bytes: mixup reads each row and its partner and writes one; cutmix reads and writes each pixel once; cutout
@@ -240,7 +240,7 @@ def _op_row(plan: Plan, calls: Calls, device: torch.device, count: int, dtype: t
     }
 
 
-def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any]]:
+def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], None, None]:
     """Host time of a batch and what it launches: crop alone, crop + cutout + mixup, and the draws for all three, which
     launch nothing."""
     dtype = output_dtypes(device)[0][0]

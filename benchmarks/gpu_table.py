@@ -172,7 +172,7 @@ def rival_table(rows: list[Row]) -> str:
         times = _spread(row["times_ours"], 1, 2)
         verdict = f"{times} ×" if row["times_ours"]["median"] >= 1 else f"**{times} ×: the rival is faster**"
         cells.append([row["rival"], f"{row['dtype']} {row['layout']}", theirs, ours, verdict])
-    return _table(["library", "output", "its images/s", "augment_gpu, images/s", "augment_gpu is faster by"], cells)
+    return _table(["library", "output", "its images/s", "augment_gpu, images/s", "augment_gpu ÷ library"], cells)
 
 
 _MISSING = {"absent": "absent", "error": "failed", "left_out": "left out"}

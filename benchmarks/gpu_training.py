@@ -13,7 +13,7 @@ from torch import nn
 import augment_gpu as ag
 
 
-def training(plan: Plan, device: torch.device) -> Generator[dict[str, Any]]:
+def training(plan: Plan, device: torch.device) -> Generator[dict[str, Any], None, None]:
     """One row: the step (forward, backward, SGD with momentum, in bfloat16 autocast and channels_last) on tensors that
     lie ready, then on ragged bytes on the device, augmented anew in each step; slowdown is the ratio within each round,
     less one. The batch is halved until it fits.
