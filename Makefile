@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: venv demo test lint wheel bench clean
+.PHONY: venv demo test lint wheel bench gpu-report clean
 
 venv: .venv/installed
 
@@ -40,6 +40,12 @@ wheel: venv
 bench: venv
 	$(BIN)/python benchmarks/bench_cpu.py $(DATA)
 	$(BIN)/python benchmarks/bench_sampling.py
+
+# Needs an NVIDIA GPU and eight minutes: checks and measures the kernels, and renews README's figures. Other libraries
+# take part where they are installed: pip install '.[rivals]'.
+gpu-report: venv
+	$(BIN)/python benchmarks/gpu_report.py
+	$(BIN)/python benchmarks/readme_table.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,77 @@
+"""The test-suite's CUDA half, as the report runs and records it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+_PYTEST = [sys.executable, "-m", "pytest", "-q"]
+_KERNEL_TESTS = [f"tests/test_{name}.py" for name in ("crop", "cutout", "mix", "stage")]
+# Memcheck makes a kernel some ten times slower, so: a few tests whose kernels read and write beside every edge.
+MEMCHECKED = ("every_size_equals", "nothing_around_out", "one_image_may_serve", "taps_in_vain")
+_TAIL = 2000
+
+
+def run_tests(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
+    """Outcomes of the tests marked cuda and of the kernels' tests, whose fixtures take the GPU where there is one.
+    quick: one small file instead, which proves that the step works. seconds: for all together."""
+    end = time.monotonic() + seconds
+    selections = [["tests/test_memory.py"]] if quick else [["tests", "-m", "cuda"], _KERNEL_TESTS]
+    return [_outcome([*_PYTEST, *selection], max(1.0, end - time.monotonic())) for selection in selections]
+
+
+def memcheck(*, seconds: float) -> dict[str, Any]:
+    """What compute-sanitizer finds in a few of the crop's tests; `absent` where it is not on PATH. Tensors get
+    allocations of their own, since torch's pool would hide a step past the end of one."""
+    if shutil.which("compute-sanitizer") is None:
+        return {"absent": "compute-sanitizer is not on PATH"}
+    command = [
+        "compute-sanitizer",
+        "--tool",
+        "memcheck",
+        *_PYTEST,
+        "tests/test_crop.py",
+        "-k",
+        f"({' or '.join(MEMCHECKED)}) and kernel",
+    ]
+    outcome = _outcome(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    found = re.search(r"ERROR SUMMARY: (\d+) error", outcome["output_tail"])
+    return outcome | {"findings": int(found[1]) if found else None}
+
+
+def _outcome(command: list[str], seconds: float, **environment: str) -> dict[str, Any]:
+    """Numbers of passed, failed, skipped … tests by pytest's last line; timed_out, if it did not come to that. Keeps
+    the end of the output, which names the failures."""
+    shown = " ".join("python" if part == sys.executable else part for part in command)
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as expired:
+        output = expired.stdout or b""
+        text = output if isinstance(output, str) else output.decode(errors="replace")
+        return {"command": shown, "timed_out": seconds, "output_tail": text[-_TAIL:]}
+    return {
+        "command": shown,
+        "exit_status": done.returncode,
+        "outcome": summary(done.stdout),
+        "output_tail": done.stdout[-_TAIL:],
+    }
+
+
+def summary(output: str) -> dict[str, int]:
+    """{"passed": 12, "skipped": 1} from the last line of pytest's output that counts."""
+    lines = [line for line in output.splitlines() if re.search(r"\d+ (passed|failed|skipped|error|deselected)", line)]
+    counts = re.findall(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|deselected)", lines[-1] if lines else "")
+    return {word: int(number) for number, word in counts}

@@ -1,0 +1,182 @@
+"""Checks and measures augment_gpu on an NVIDIA GPU, in at most eight minutes, without the network.
+
+    python benchmarks/gpu_report.py                           # what `make gpu-report` runs
+    python benchmarks/gpu_report.py --device cpu --quick      # proves in a minute, on any machine, that this works
+
+Runs the kernels' tests, then measures (see gpu_ops.py, gpu_training.py, bench_rivals.py), and writes <gpu>-<date>.json,
+.md and .png into benchmarks/results. What a CPU or --quick gives is called dry-run in its name, and is no result.
+Exits with 1 where a test failed or a measurement of augment_gpu itself raised.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterable
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_rivals import measured_rivals
+from common import RESULTS, machine, package_version, save
+from gpu_checks import ROOT, memcheck, run_tests
+from gpu_ops import QUICK, Plan, ceiling, crops, fixed_scales, host_work, other_ops, output_dtypes
+from gpu_table import markdown, plot
+from gpu_training import training
+
+# The most that a part may take, in seconds; together less than eight minutes. A part that is slower is cut short, and
+# the report says so.
+LIMITS = {
+    "tests": 170,
+    "memcheck": 60,
+    "crops": 65,
+    "fixed_scales": 20,
+    "other_ops": 20,
+    "host_work": 10,
+    "training": 40,
+    "rivals": 80,
+}
+_RIVAL_PACKAGES = ("cvcuda-cu12", "cvcuda-cu13", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "timm")
+
+
+def report(device: torch.device, *, quick: bool, tests: bool) -> dict[str, Any]:
+    """Everything that was found, as it goes into the JSON file."""
+    plan = QUICK if quick else Plan()
+    dry_run = quick or device.type != "cuda"
+    found: dict[str, Any] = {
+        "kind": "gpu-report",
+        "dry_run": dry_run,
+        "date": date.today().isoformat(),
+        "machine": {**machine(), "device": describe(device), "rivals": _installed()},
+        "commit": _commit(),
+        "clock": "CUDA events" if device.type == "cuda" else "wall",
+        "plan": asdict(plan),
+        "left_out": [f"{name}: this GPU has none" for name in output_dtypes(device)[1]],
+        "errors": [],
+        "took_seconds": {},
+    }
+    if tests:
+        found["tests"] = _took(found, "tests", lambda: run_tests(quick=quick, seconds=LIMITS["tests"]))
+        found["memcheck"] = _took(found, "memcheck", lambda: memcheck(seconds=LIMITS["memcheck"]))
+    else:
+        found["left_out"].append("tests: --no-tests was given")
+    found["ceiling"] = ceiling(plan, device)
+    speed = found["ceiling"]["bytes_per_second"]["median"]
+    parts = {
+        "crops": crops(plan, device, speed),
+        "fixed_scales": fixed_scales(plan, device, speed),
+        "other_ops": other_ops(plan, device, speed),
+        "host_work": host_work(plan, device),
+        "training": training(plan, device),
+    }
+    for name, rows in parts.items():
+        found[name] = _took(found, name, lambda name=name, rows=rows: _collect(found, name, rows))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    found["rivals"] = _took(found, "rivals", lambda: measured_rivals(device, quick=quick, seconds=LIMITS["rivals"]))
+    return found
+
+
+def _took(found: dict[str, Any], name: str, part: Any) -> Any:
+    print(f"{name} …", file=sys.stderr, flush=True)
+    begin = time.monotonic()
+    result = part()
+    found["took_seconds"][name] = round(time.monotonic() - begin, 1)
+    return result
+
+
+def _collect(found: dict[str, Any], name: str, rows: Generator[dict[str, Any], None, None]) -> list[dict[str, Any]]:
+    """The rows that came within the part's limit. What stopped them early is noted, and the report goes on."""
+    begin, collected = time.monotonic(), []
+    try:
+        for row in rows:
+            collected.append(row)
+            if time.monotonic() - begin > LIMITS[name]:
+                found["left_out"].append(f"{name}: cut short after {len(collected)} rows and {LIMITS[name]} s")
+                break
+    except Exception as error:
+        traceback.print_exc()
+        found["errors"].append(f"{name}: after {len(collected)} rows: {type(error).__name__}: {error}")
+    rows.close()  # lets go of the buffers of a part that was cut short
+    return collected
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The card, and what nvidia-smi says of driver, clocks and power."""
+    if device.type != "cuda":
+        return {"name": "cpu"}
+    properties = torch.cuda.get_device_properties(device)
+    card = {
+        "name": properties.name,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": properties.L2_cache_size,
+        "cuda": torch.version.cuda,
+    }
+    if shutil.which("nvidia-smi"):
+        fields = "driver_version,clocks.max.sm,clocks.max.memory,power.limit"
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        card["nvidia_smi"] = {"asked": fields, "answer": answer}
+    return card
+
+
+def _installed() -> dict[str, str | None]:
+    return {package: package_version(package) for package in _RIVAL_PACKAGES}
+
+
+def _commit() -> str | None:
+    """Of the source, with "+" behind it where files differ from it; None outside a checkout."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def slug(name: str) -> str:
+    """A device's name as part of a file's name: "NVIDIA H200" becomes nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def failures(found: dict[str, Any]) -> Iterable[str]:
+    """Why the run counts as failed."""
+    yield from found["errors"]
+    for outcome in found.get("tests", []):
+        if outcome.get("exit_status") != 0:
+            yield f"{outcome['command']}: {outcome.get('outcome', 'timed out')}"
+    if found.get("memcheck", {}).get("findings"):
+        yield f"memcheck: {found['memcheck']['findings']} findings"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a dry run, no result")
+    parser.add_argument("--no-tests", action="store_true", help="measure only")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the files")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no NVIDIA GPU is visible here; --device cpu --quick makes a dry run")
+    found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests)
+    name = slug(found["machine"]["device"]["name"]) + ("-dry-run" if found["dry_run"] else "")
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = save(name, found, options.output)
+    table = markdown(found)
+    path.with_suffix(".md").write_text(table)
+    plot(found, path.with_suffix(".png"))
+    print(table)
+    print("written to", path)
+    reasons = list(failures(found))
+    print("".join(f"FAILED {reason}\n" for reason in reasons), file=sys.stderr, end="")
+    return 1 if reasons else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

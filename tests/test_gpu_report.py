@@ -1,0 +1,244 @@
+"""The GPU report: a dry run of it all on the CPU, and by hand what it computes from what it measured."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import augment_gpu as ag
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def benchmarks_importable() -> Iterator[None]:
+    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JSON file of one dry run; table and picture lie beside it."""
+    folder = tmp_path_factory.mktemp("report")
+    command = [sys.executable, "benchmarks/gpu_report.py", "--device", "cpu", "--quick", "--no-tests"]
+    done = subprocess.run([*command, "--output", folder], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.json")
+    assert str(path) in done.stdout
+    return path
+
+
+@pytest.fixture
+def found(dry_run: Path) -> dict[str, Any]:
+    return json.loads(dry_run.read_text())
+
+
+def test_a_dry_run_cannot_be_taken_for_a_result(dry_run: Path, found: dict[str, Any]) -> None:
+    from readme_table import newest_result
+
+    assert dry_run.name == f"cpu-dry-run-{found['date']}.json"
+    assert found["dry_run"]
+    assert "dry run" in dry_run.with_suffix(".md").read_text().splitlines()[0]
+    assert newest_result(dry_run.parent) is None
+
+
+def test_a_dry_run_measures_every_case(found: dict[str, Any]) -> None:
+    cases = {(row["source"], row["asked_batch"], row["dtype"], row["layout"]) for row in found["crops"]}
+    assert len(cases) == len(found["crops"]) == 3 * 2 * 3 * 2
+    assert [row["scale"] for row in found["fixed_scales"]] == [0.5, 1, 1.5, 3, 6]
+    assert [row["op"] for row in found["other_ops"]] == ["cutout", "mixup", "cutmix", "train stage"]
+    assert [row["work"] for row in found["host_work"]] == ["crop", "crop + cutout + mixup", "draws alone"]
+    assert [row["model"] for row in found["training"]] == ["resnet10t"]
+    assert found["errors"] == []
+    assert found["left_out"] == ["tests: --no-tests was given"]
+    for part in ("crops", "fixed_scales", "other_ops"):
+        for row in found[part]:
+            for clock in ("device_seconds", "end_to_end_seconds"):
+                assert 0 < row[clock]["low"] <= row[clock]["median"] <= row[clock]["high"]
+
+
+def test_every_rival_is_named_with_figures_or_a_reason(dry_run: Path, found: dict[str, Any]) -> None:
+    from bench_rivals import RIVALS
+
+    table = dry_run.with_suffix(".md").read_text()
+    assert [row["rival"] for row in found["rivals"]] == list(RIVALS)
+    for row in found["rivals"]:
+        (outcome,) = row.keys() & {"seconds", "absent", "error"}
+        line = next(line for line in table.splitlines() if line.startswith(f"| {row['rival']} |"))
+        assert outcome == "seconds" or {"absent": "absent: ", "error": "failed: "}[outcome] in line
+    measured = {row["rival"] for row in found["rivals"] if "seconds" in row}
+    assert measured >= {"torchvision v2, image by image", "torchvision v2, one box for all", "Kornia"}
+
+
+def test_there_is_a_picture(dry_run: Path) -> None:
+    assert dry_run.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_gpu_the_report_says_how_to_try_it() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run([sys.executable, "benchmarks/gpu_report.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--device cpu --quick" in done.stderr
+
+
+def test_the_floor_is_the_boxes_bytes_and_the_outputs() -> None:
+    from gpu_ops import floor_bytes
+
+    # Whole pixels around the boxes: columns 1 to 4, rows 2 to 4: 4 × 3; and columns 0 to 9, rows 0 to 0: 10 × 1
+    crop = ag.CropParams(np.zeros(2), np.array([[1.5, 2, 4.2, 5], [0, 0, 10, 1]]), np.zeros(2, dtype=bool))
+    read = (4 * 3 + 10 * 1) * 3
+    written = 2 * 3 * 2 * 2 * 2  # rows, channels, 2 × 2 pixels, bytes of a bfloat16
+    assert floor_bytes(crop, size=2, itemsize=2) == read + written == 114
+
+
+def test_buffers_pass_the_cache_four_times_and_leave_half_the_memory() -> None:
+    from gpu_timing import sets_of_buffers
+
+    assert sets_of_buffers(100, cache=50, free=10**6) == 3  # 300 > 4 × 50
+    assert sets_of_buffers(300, cache=50, free=10**6) == 2  # never one alone, where two fit
+    assert sets_of_buffers(10, cache=50, free=100) == 5  # 21 would be wanted
+    assert sets_of_buffers(90, cache=50, free=100) == 1
+
+
+def test_kernels_are_told_from_copies() -> None:
+    from gpu_timing import tally
+    from torch.autograd import DeviceType
+
+    def event(name: str, microseconds: float, device: DeviceType = DeviceType.CUDA) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name, device_type=device, time_range=SimpleNamespace(elapsed_us=lambda: microseconds)
+        )
+
+    events = [
+        event("_crop_resize_flip", 20.0),
+        event("Memcpy HtoD (Pinned -> Device)", 5.0),
+        event("Memset (Device)", 1.0),
+        event("_cutout", 3.0),
+        event("cudaLaunchKernel", 7.0, DeviceType.CPU),
+    ]
+    assert tally(events) == (2, 2, 23.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("NVIDIA H200", "nvidia-h200"), ("Tesla V100-SXM2-16GB", "tesla-v100-sxm2-16gb"), ("GTX (1080)", "gtx-1080")],
+)
+def test_a_devices_name_becomes_part_of_a_file_name(name: str, expected: str) -> None:
+    from gpu_report import slug
+
+    assert slug(name) == expected
+
+
+def test_outcomes_are_read_from_pytests_last_line() -> None:
+    from gpu_checks import summary
+
+    output = "..F\nFAILED tests/test_a.py - 3 passed\n1 failed, 20 passed, 3 skipped, 7 deselected in 4.20s\n"
+    assert summary(output) == {"failed": 1, "passed": 20, "skipped": 3, "deselected": 7}
+    assert summary("INTERNALERROR") == {}
+
+
+def test_memcheck_names_tests_that_exist() -> None:
+    from gpu_checks import MEMCHECKED
+
+    text = (ROOT / "tests/test_crop.py").read_text()
+    assert [name for name in MEMCHECKED if f"def test_{name}" not in text] == []
+
+
+def test_an_old_gpus_bfloat16_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_ops import output_dtypes
+
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert output_dtypes(device) == ([torch.float16, torch.float32], ["bfloat16"])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert output_dtypes(device) == ([torch.bfloat16, torch.float16, torch.float32], [])
+
+
+def test_a_rival_that_ends_the_process_is_recorded_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_rivals
+
+    names = list(bench_rivals.RIVALS)
+
+    def child(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Finishes its first rival and dies in the second."""
+        waiting = command[command.index("--only") + 1 :]
+        Path(command[2]).write_text(json.dumps({"rival": waiting[0], "seconds": {}}) + "\n")
+        return subprocess.CompletedProcess(command, -11, "", "Segmentation fault")
+
+    monkeypatch.setattr(subprocess, "run", child)
+    rows = bench_rivals.measured_rivals(torch.device("cpu"), quick=True, seconds=60)
+    assert [row["rival"] for row in rows] == names
+    assert all("seconds" in row for row in rows[::2])
+    assert all(row["error"] == "its process ended with -11: Segmentation fault" for row in rows[1::2])
+
+
+def test_a_failed_test_a_finding_and_an_error_fail_the_run() -> None:
+    from gpu_report import failures
+
+    passed = {"command": "pytest a", "exit_status": 0, "outcome": {"passed": 3}}
+    assert list(failures({"errors": [], "tests": [passed], "memcheck": {"absent": "…"}})) == []
+    failed = passed | {"exit_status": 1, "outcome": {"failed": 1}}
+    late = {"command": "pytest b", "timed_out": 9.0}
+    broken = {"errors": ["crops: …"], "tests": [passed, failed, late], "memcheck": {"findings": 2}}
+    assert len(list(failures(broken))) == 4
+
+
+def test_readme_says_what_the_newest_result_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/readme_table.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
+    tmp_path: Path, dry_run: Path, found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import readme_table
+
+    def result(name: str, date: str, **changes: Any) -> None:
+        text = json.dumps(found | {"dry_run": False, "clock": "CUDA events", "date": date} | changes)
+        (tmp_path / f"{name}-{date}.json").write_text(text)
+
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{readme_table.BEGIN}\n{readme_table.END}\nafter\n")
+    run = ["readme_table.py", "--readme", str(readme), "--results", str(tmp_path)]
+
+    def main(*more: str) -> int:
+        monkeypatch.setattr(sys, "argv", [*run, *more])
+        return readme_table.main()
+
+    assert main("--check") == 1
+    assert main() == main("--check") == 0
+    assert readme.read_text() == f"before\n{readme_table.BEGIN}\n{readme_table.NO_RESULT}\n{readme_table.END}\nafter\n"
+
+    rivals = [row | {"times_ours": {"median": 0.5, "low": 0.4, "high": 0.6}} for row in found["rivals"]]
+    (tmp_path / "cpu-2026-01-03.json").write_text("{}")  # another benchmark's
+    result("a-gpu", "2026-01-02", rivals=rivals)
+    result("b-gpu", "2026-01-01")
+    result("c-gpu-dry-run", "2026-01-04", dry_run=True)
+    assert main("--check") == 1
+    assert main() == main("--check") == 0
+    text = readme.read_text()
+    assert "a-gpu-2026-01-02.json" in text
+    assert "**0.50 (0.40–0.60) ×: the rival is faster**" in text
+    assert "absent: " in text or all("seconds" in row for row in found["rivals"])
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+
+
+@pytest.mark.parametrize("text", ["", "{end}{begin}", "{begin}{begin}{end}"])
+def test_readme_without_its_markers_is_refused(text: str) -> None:
+    from readme_table import BEGIN, END, inserted
+
+    with pytest.raises(ValueError, match="README must hold"):
+        inserted(text.format(begin=BEGIN, end=END), "figures")
