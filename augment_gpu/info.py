@@ -21,7 +21,7 @@ def info() -> str:
         paths = {
             "crop_resize_flip": "Triton kernel" if triton else "plain torch, its uint8 kernels where they apply",
             "cutout": "Triton kernel" if triton else "plain torch",
-            "mixup, cutmix": "plain torch",
+            "mixup, cutmix": "Triton kernels" if triton else "plain torch",
             "color_jitter, gaussian_blur": "Kornia",
         }
         lines += [f"  {op:28} {path}" for op, path in paths.items()]

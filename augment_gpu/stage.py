@@ -18,7 +18,7 @@ from augment_gpu.ops.boxes import (
 )
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
-from augment_gpu.ops.mix import MixParams, apply_mix, one_hot, sample_cutmix, sample_mixup
+from augment_gpu.ops.mix import MixParams, apply_mix, mix_targets, one_hot, sample_cutmix, sample_mixup
 from augment_gpu.ragged import RaggedBatch, as_array
 from augment_gpu.recipe import OPS, Recipe
 from augment_gpu.rng import Key, uniform
@@ -159,13 +159,10 @@ class Stage(nn.Module):
             raise ValueError(f"index has shape {index.shape} for {len(batch)} images; wanted one position a sample")
         key = Key(self.seed, epoch)
         augmented = augment(batch, draw(self.recipe, key, index, heights, widths), self.recipe)
-        if targets is not None and targets.ndim == 1 and self.recipe.soft_targets:
-            targets = one_hot(targets, self.recipe.num_classes or 0, smoothing=self.recipe.label_smoothing)
         mix = draw_mix(self.recipe, key, index) if mix is None else mix
         if mix is not None:
             augmented = apply_mix(augmented, mix)
-            targets = None if targets is None else apply_mix(targets, mix)
-        return augmented, targets
+        return augmented, None if targets is None else _soften(targets, mix, self.recipe)
 
     def wrap(self, loader: Iterable[Any]) -> "WrappedLoader":
         """A user's own loader of (images, labels) or (images, labels, index) batches, seen through this stage."""
@@ -242,6 +239,16 @@ def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> to
         if low < 0 or high >= recipe.num_classes:
             raise ValueError(f"labels go from {low} to {high}; the recipe has num_classes {recipe.num_classes}")
     return targets.long()
+
+
+def _soften(targets: torch.Tensor, mix: MixParams | None, recipe: Recipe) -> torch.Tensor:
+    """Targets as the recipe wants them: class numbers smoothed, mixed as the images are, or left alone."""
+    if targets.ndim == 1 and recipe.soft_targets:
+        classes, smoothing = recipe.num_classes or 0, recipe.label_smoothing
+        if mix is None:
+            return one_hot(targets, classes, smoothing=smoothing)
+        return mix_targets(targets, mix, classes, smoothing=smoothing)
+    return targets if mix is None else apply_mix(targets, mix)
 
 
 def _check_channels(batch: RaggedBatch | torch.Tensor, recipe: Recipe) -> None:
