@@ -32,7 +32,7 @@ from augment_gpu.kernels import mix as mix_kernel
 TARGETS = {cc: GPUTarget("cuda", cc, 32) for cc in (80, 90, 100)}  # A100, H100 and H200, B200
 KERNELS = {
     crop_kernel: ("_crop_resize_flip",),
-    cutout_kernel: ("_cutout",),
+    cutout_kernel: ("_fill_holes", "_noise_holes"),
     mix_kernel: ("_mixup", "_cutmix", "_mix_targets"),
 }
 POINTERS = {
@@ -183,7 +183,8 @@ def variants() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
         "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=single), everywhere),
         "crop, bilinear, dense bytes": (crop(dense=True, dtype=half, channels_last=True), (80, 90)),
         "crop, bicubic, 4 channels, dense floats": (floats, hopper),
-        "cutout, float16": (cutout(dtype=half), hopper),
+        "cutout, float16": (cutout(dtype=half), everywhere),
+        "cutout, float32, contiguous": (cutout(dtype=single, channels_last=False), hopper),
         "cutout, noise, bfloat16": (cutout(fill="noise", dtype=brain), everywhere),
         "cutout, noise, 4 channels, float32": (cutout(4, fill="noise", dtype=single, channels_last=False), hopper),
         "mixup, bfloat16": (mix("mixup", dtype=brain), everywhere),
