@@ -18,7 +18,8 @@ if not GPU:
 try:
     import augment_gpu.kernels.crop
     import augment_gpu.kernels.cutout
-    import augment_gpu.kernels.mix  # noqa: F401
+    import augment_gpu.kernels.mix
+    import augment_gpu.kernels.probe  # noqa: F401
 except ImportError as error:
     NO_TRITON = str(error)
 else:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.crop import repeats_memory, runs_triton
+from augment_gpu.ops.crop import repeats_memory
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
 

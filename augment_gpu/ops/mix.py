@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.crop import runs_triton
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, beta, uniform
 
