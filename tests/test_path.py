@@ -230,3 +230,37 @@ def test_without_memory_for_the_output_it_says_how_much_was_wanted(
     with pytest.raises(torch.OutOfMemoryError, match=r"takes 768 bytes; 1000 of 2000 are free on cuda:0") as raised:
         crop._empty((2, 3, 8, 8), torch.float16, channels_last, GPU)
     assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
+
+
+# ---- launches
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # lanes past the picture, interpreted
+def test_a_batch_that_is_cropped_cut_out_and_mixed_takes_four_launches(
+    kernel_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crop, holes, images and targets; and what they give is what plain torch gives."""
+    from augment_gpu.kernels import mix as kernels
+
+    launched: list[str] = []
+    kind = type(kernels._mixup)
+    launch = kind.__getitem__
+
+    def counted(kernel: Any, grid: Any) -> Any:
+        launched.append(kernel.fn.__name__)
+        return launch(kernel, grid)
+
+    monkeypatch.setattr(kind, "__getitem__", counted)
+    for mixed, options in (("_mixup", {"mixup_alpha": 1.0}), ("_cutmix", {"cutmix_alpha": 1.0, "fill": "noise"})):
+        recipe = ag.Recipe(size=8, cutout=4, num_classes=5, label_smoothing=0.1, exact=True, **options)
+        given = ag.Stage(recipe, seed=1).to(kernel_device)(pictures(), [0, 4], index=[0, 1])
+        holes = "_noise_holes" if "fill" in options else "_fill_holes"
+        assert len(launched) == 4, launched
+        assert launched[1:] == [holes, mixed, "_mix_targets"]
+        launched.clear()
+        with monkeypatch.context() as plain:
+            plain.delenv("TRITON_INTERPRET", raising=False)
+            wanted = ag.Stage(recipe, seed=1)(pictures(), [0, 4], index=[0, 1])
+        for one, other in zip(given, wanted, strict=True):
+            # the noise's logarithm in float32 (see test_cutout), and a resized picture's rounding, over a deviation
+            torch.testing.assert_close(one.cpu(), other, rtol=0, atol=1e-3)
