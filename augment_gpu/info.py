@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from augment_gpu.ops.crop import runs_triton
+from augment_gpu.ops.path import why_not_triton
 
 _PACKAGES = ("augment_gpu", "torch", "torchvision", "triton", "kornia", "timm", "numpy", "pillow")
 
@@ -17,14 +17,17 @@ def info() -> str:
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     for device in devices:
         lines += ["", f"{device}: {_name(device)}"]
-        triton = runs_triton(device)
+        missing = why_not_triton(device)
+        triton = missing is None
         paths = {
             "crop_resize_flip": "Triton kernel" if triton else "plain torch, its uint8 kernels where they apply",
             "cutout": "Triton kernel" if triton else "plain torch",
-            "mixup, cutmix": "plain torch",
+            "mixup, cutmix": "Triton kernels" if triton else "plain torch",
             "color_jitter, gaussian_blur": "Kornia",
         }
         lines += [f"  {op:28} {path}" for op, path in paths.items()]
+        if missing is not None and device.type == "cuda":
+            lines.append(f"  why no Triton kernel: {missing}")
     return "\n".join(lines)
 
 

@@ -18,7 +18,8 @@ from augment_gpu.ops.boxes import (
 )
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
-from augment_gpu.ops.mix import MixParams, apply_mix, one_hot, sample_cutmix, sample_mixup
+from augment_gpu.ops.mix import MixParams, apply_mix, mix_targets, one_hot, sample_cutmix, sample_mixup
+from augment_gpu.ops.path import require_bfloat16, require_triton
 from augment_gpu.ragged import RaggedBatch, as_array
 from augment_gpu.recipe import OPS, Recipe
 from augment_gpu.rng import Key, uniform
@@ -126,14 +127,21 @@ class Stage(nn.Module):
     state_dict; `replay` knows a sample by its index alone. Mixing pairs the samples of this call, unless `mix` says
     otherwise, as Loader has it for a batch over all ranks. mix: the mixing parameters of this batch, where whoever
     calls knows the batch on all ranks; the images may then hold further rows, partners only, that are not returned.
+
+    On a GPU the Triton kernels serve. Where they cannot (the GPU older than compute capability 8.0, no Triton, no C
+    compiler, no free memory) one RuntimeWarning says what is missing and plain torch serves, slower; with strict=True
+    the first batch raises RuntimeError instead. On a CPU, where no kernels are expected, strict changes nothing. A
+    recipe of dtype="bfloat16" raises RuntimeError on a GPU that lacks it, strict or not: torch would emulate it,
+    slowly, and float16 is native there.
     """
 
     _place: torch.Tensor
 
-    def __init__(self, recipe: Recipe, seed: int = 0) -> None:
+    def __init__(self, recipe: Recipe, seed: int = 0, *, strict: bool = False) -> None:
         super().__init__()
         self.recipe = recipe
         self.seed = Key(seed).seed
+        self.strict = strict
         self.seen = 0
         self.register_buffer("_place", torch.empty(0), persistent=False)  # .to(device) moves it, so it knows where
 
@@ -147,6 +155,10 @@ class Stage(nn.Module):
         mix: MixParams | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         batch = self._batch(images)
+        if self.strict:
+            require_triton(batch.device)
+        if self.recipe.torch_dtype == torch.bfloat16:
+            require_bfloat16(batch.device)
         targets = None if labels is None else _targets(labels, len(batch), self.recipe)
         if targets is not None:
             targets = targets.to(batch.device, non_blocking=True)
@@ -159,13 +171,10 @@ class Stage(nn.Module):
             raise ValueError(f"index has shape {index.shape} for {len(batch)} images; wanted one position a sample")
         key = Key(self.seed, epoch)
         augmented = augment(batch, draw(self.recipe, key, index, heights, widths), self.recipe)
-        if targets is not None and targets.ndim == 1 and self.recipe.soft_targets:
-            targets = one_hot(targets, self.recipe.num_classes or 0, smoothing=self.recipe.label_smoothing)
         mix = draw_mix(self.recipe, key, index) if mix is None else mix
         if mix is not None:
             augmented = apply_mix(augmented, mix)
-            targets = None if targets is None else apply_mix(targets, mix)
-        return augmented, targets
+        return augmented, None if targets is None else _soften(targets, mix, self.recipe)
 
     def wrap(self, loader: Iterable[Any]) -> "WrappedLoader":
         """A user's own loader of (images, labels) or (images, labels, index) batches, seen through this stage."""
@@ -178,7 +187,7 @@ class Stage(nn.Module):
         self.seen = state["seen"]
 
     def extra_repr(self) -> str:
-        return f"{self.recipe}, seed={self.seed}"
+        return f"{self.recipe}, seed={self.seed}, strict={self.strict}"
 
     def _number(self, count: int) -> np.ndarray:
         rank, world_size = 0, 1
@@ -242,6 +251,16 @@ def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> to
         if low < 0 or high >= recipe.num_classes:
             raise ValueError(f"labels go from {low} to {high}; the recipe has num_classes {recipe.num_classes}")
     return targets.long()
+
+
+def _soften(targets: torch.Tensor, mix: MixParams | None, recipe: Recipe) -> torch.Tensor:
+    """Targets as the recipe wants them: class numbers smoothed, mixed as the images are, or left alone."""
+    if targets.ndim == 1 and recipe.soft_targets:
+        classes, smoothing = recipe.num_classes or 0, recipe.label_smoothing
+        if mix is None:
+            return one_hot(targets, classes, smoothing=smoothing)
+        return mix_targets(targets, mix, classes, smoothing=smoothing)
+    return targets if mix is None else apply_mix(targets, mix)
 
 
 def _check_channels(batch: RaggedBatch | torch.Tensor, recipe: Recipe) -> None:

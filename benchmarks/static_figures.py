@@ -27,8 +27,14 @@ from triton.compiler import ASTSource
 import augment_gpu as ag
 from augment_gpu.kernels import crop as crop_kernel
 from augment_gpu.kernels import cutout as cutout_kernel
+from augment_gpu.kernels import mix as mix_kernel
 
 TARGETS = {cc: GPUTarget("cuda", cc, 32) for cc in (80, 90, 100)}  # A100, H100 and H200, B200
+KERNELS = {
+    crop_kernel: ("_crop_resize_flip",),
+    cutout_kernel: ("_fill_holes", "_noise_holes"),
+    mix_kernel: ("_mixup", "_cutmix", "_mix_targets"),
+}
 POINTERS = {
     torch.uint8: "*u8",
     torch.int32: "*i32",
@@ -64,9 +70,10 @@ def record(call: Callable[[], Any]) -> Launch:
         return type("Recorder", (), {"__getitem__": lambda self, grid: launch})()
 
     with ExitStack() as stack:
-        for module, name in ((crop_kernel, "_crop_resize_flip"), (cutout_kernel, "_cutout")):
-            stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
-        for op in ("crop", "cutout"):
+        for module, names in KERNELS.items():
+            for name in names:
+                stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
+        for op in ("crop", "cutout", "mix"):
             stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
         call()
     (launch,) = launches
@@ -141,6 +148,22 @@ def cutout(channels: int = 3, *, fill: Any = 0.0, dtype: torch.dtype, channels_l
     return lambda: ag.cutout(images, params)
 
 
+def mix(kind: str, *, dtype: torch.dtype, channels_last: bool = True) -> Callable[[], Any]:
+    """A call of "mixup" or "cutmix" on 224 × 224 images of three channels."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.zeros(2, 3, 224, 224, dtype=dtype).contiguous(memory_format=memory_format)
+    if kind == "mixup":
+        mixup = ag.sample_mixup(ag.Key(0), np.arange(2))
+        return lambda: ag.mixup(images, mixup)
+    cutmix = ag.sample_cutmix(ag.Key(0), np.arange(2))
+    return lambda: ag.cutmix(images, cutmix)
+
+
+def mix_targets(classes: int = 1000) -> Callable[[], Any]:
+    params = ag.sample_mixup(ag.Key(0), np.arange(2))
+    return lambda: ag.mix_targets(torch.zeros(2, dtype=torch.int64), params, classes, smoothing=0.1)
+
+
 def variants() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
     """What the recipes use, and of every other option one case: each a call, and the targets to compile it for. Not
     every case for each, since a compilation takes half a second."""
@@ -160,9 +183,15 @@ def variants() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
         "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=single), everywhere),
         "crop, bilinear, dense bytes": (crop(dense=True, dtype=half, channels_last=True), (80, 90)),
         "crop, bicubic, 4 channels, dense floats": (floats, hopper),
-        "cutout, float16": (cutout(dtype=half), hopper),
+        "cutout, float16": (cutout(dtype=half), everywhere),
+        "cutout, float32, contiguous": (cutout(dtype=single, channels_last=False), hopper),
         "cutout, noise, bfloat16": (cutout(fill="noise", dtype=brain), everywhere),
         "cutout, noise, 4 channels, float32": (cutout(4, fill="noise", dtype=single, channels_last=False), hopper),
+        "mixup, bfloat16": (mix("mixup", dtype=brain), everywhere),
+        "mixup, float32": (mix("mixup", dtype=single), hopper),
+        "cutmix, bfloat16": (mix("cutmix", dtype=brain), everywhere),
+        "cutmix, float32, contiguous": (mix("cutmix", dtype=single, channels_last=False), hopper),
+        "mix_targets": (mix_targets(), everywhere),
     }
 
 

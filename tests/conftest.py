@@ -17,7 +17,9 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 try:
     import augment_gpu.kernels.crop
-    import augment_gpu.kernels.cutout  # noqa: F401
+    import augment_gpu.kernels.cutout
+    import augment_gpu.kernels.mix
+    import augment_gpu.kernels.probe  # noqa: F401
 except ImportError as error:
     NO_TRITON = str(error)
 else:

@@ -102,6 +102,53 @@ def test_holes_of_any_width_equal_the_reference(width: int, fill: Any, device: s
     assert_as_reference(images, holes((2, 0, 2 + width, 9), (201, 4, 202, 5), fill=fill))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_holes_that_begin_and_end_anywhere_in_a_wide_store_equal_the_reference(
+    dtype: torch.dtype, memory_format: torch.memory_format, device: str
+) -> None:
+    """A wide store takes 4 or 8 elements; lines of 48 pixels begin where one does, in either layout."""
+    ends = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 48)
+    boxes = [(x0, 0, x1, 2) for x0 in ends for x1 in ends if x0 < x1]
+    images = images_of(dtype, memory_format, device, (len(boxes), 3, 3, 48))
+    assert_as_reference(images, holes(*boxes, fill=(0.5, -2.0, 7.25)))
+
+
+@pytest.mark.parametrize("fill", [0.5, "noise"])
+@pytest.mark.parametrize(("height", "width"), [(300, 5), (5, 700)])
+def test_holes_larger_than_all_programs_take_at_once_equal_the_reference(
+    height: int, width: int, fill: Any, device: str
+) -> None:
+    images = images_of(torch.float16, torch.contiguous_format, device, (1, 3, height, width))
+    assert_as_reference(images, holes((1, 1, width, height), fill=fill))
+
+
+@pytest.mark.parametrize("fill", [0.5, "noise"])
+def test_the_launch_depends_on_the_shape_alone(fill: Any, kernel_device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a captured graph can be replayed with other holes: the grid and all that is no table stays as it was."""
+    from augment_gpu.kernels import cutout as kernel
+
+    launches: list[Any] = []
+
+    def launch(*values: Any, **named: Any) -> None:
+        launches[-1] += [[value for value in values if not isinstance(value, torch.Tensor)], named]
+
+    class Recorder:
+        def __getitem__(self, grid: Any) -> Any:
+            launches.append([grid])
+            return launch
+
+    for name in ("_fill_holes", "_noise_holes"):
+        monkeypatch.setattr(kernel, name, Recorder())
+    images = torch.zeros(2, 3, 33, 47, device=kernel_device)
+    for boxes in ([(0, 0, 47, 33), (1, 2, 3, 4)], [(5, 5, 5, 5), (9, 9, 9, 9)]):
+        ag.cutout(images, holes(*boxes, fill=fill))
+    assert len(launches) == 2
+    assert launches[0] == launches[1]
+    ag.cutout(images[:0], holes(fill=fill))
+    assert len(launches) == 2, "an empty batch launches nothing"
+
+
 def test_a_hole_is_where_its_box_says(device: str) -> None:
     """Small enough to check by eye: columns 1 and 2 of rows 0 and 1, and one pixel of the other image."""
     images = torch.ones(2, 1, 3, 4, device=device)

@@ -39,7 +39,17 @@ def spilling(rows: list[dict[str, Any]], beginning: str) -> list[dict[str, Any]]
 
 
 @pytest.mark.parametrize(
-    "kernel", ["crop, nearest", "crop, bilinear", "crop, bicubic", "cutout, float16", "cutout, noise"]
+    "kernel",
+    [
+        "crop, nearest",
+        "crop, bilinear",
+        "crop, bicubic",
+        "cutout, float16",
+        "cutout, noise",
+        "mixup",
+        "cutmix",
+        "mix_targets",
+    ],
 )
 def test_no_kernel_touches_local_memory(rows: list[dict[str, Any]], kernel: str) -> None:
     assert spilling(rows, kernel) == []

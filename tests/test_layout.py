@@ -167,6 +167,8 @@ def test_an_import_that_points_up_would_be_seen(module: str, source: str) -> Non
             "augment_gpu.ops.crop",
             "from augment_gpu.ops.boxes import CropParams\nfrom augment_gpu.ragged import RaggedBatch",
         ),
+        ("augment_gpu.ops.path", "def f():\n    from augment_gpu.kernels.probe import launch_probe"),
+        ("augment_gpu.info", "from augment_gpu.ops.path import why_not_triton"),
         ("augment_gpu.ops.crop", "from .boxes import CropParams\nfrom ..ragged import RaggedBatch"),
         ("augment_gpu.ops.crop", "def f():\n    from augment_gpu.kernels.crop import launch_crop_resize_flip"),
         ("augment_gpu.transfer.train", "from augment_gpu.evaluate import accuracy\nimport augment_gpu.data.loader"),

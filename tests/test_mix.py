@@ -1,6 +1,7 @@
 """mixup and cutmix: against their references, the Beta distribution, and counted pixels."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from augment_gpu.testing import check_augmentation
 # with three roundings of its own; they are in the others' tolerances too.
 FLOAT32 = 3 * 2.0**-25
 TOLERANCE = {torch.float32: FLOAT32, torch.float16: 2.0**-12 + FLOAT32, torch.bfloat16: 2.0**-9 + FLOAT32}
+# Triton's interpreter cuts a bfloat16 off, which errs by up to a whole unit; a GPU and torch round it.
+INTERPRETED = TOLERANCE | {torch.bfloat16: 2.0**-8 + FLOAT32}
 # 2 is the smallest batch with a partner; odd and even; 17 is no multiple of a vector's width.
 BATCHES = (2, 3, 7, 17)
 MANY = 20_000  # samples of a distribution
@@ -36,6 +39,11 @@ def pictures(batch: int, dtype: torch.dtype = torch.float32, channels_last: bool
     return values.contiguous(memory_format=torch.channels_last) if channels_last else values
 
 
+def tolerance(dtype: torch.dtype, device: str) -> float:
+    interpreted = device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    return (INTERPRETED if interpreted else TOLERANCE)[dtype]
+
+
 def row_pictures(batch: int) -> torch.Tensor:
     """(batch, 1, 17, 17): every pixel of row i is i, so a mean tells what came from where."""
     return torch.arange(batch, dtype=torch.float32)[:, None, None, None].repeat(1, 1, 17, 17)
@@ -48,34 +56,132 @@ def row_pictures(batch: int) -> torch.Tensor:
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_equal_the_reference(kind: str, batch: int, dtype: torch.dtype, channels_last: bool) -> None:
-    images = pictures(batch, dtype, channels_last)
+def test_images_equal_the_reference(
+    kind: str, batch: int, dtype: torch.dtype, channels_last: bool, device: str
+) -> None:
+    images = pictures(batch, dtype, channels_last).to(device)
     before = images.clone()
     params = SAMPLERS[kind](ag.Key(3), np.arange(batch) + 40, alpha=1.0)
     mixed = apply_mix(images, params)
     assert mixed.dtype == dtype
+    assert mixed.device == images.device
     assert torch.equal(images, before), "mixing changed its input"
     exact = REFERENCES[kind](images.double(), params)
-    torch.testing.assert_close(mixed.double(), exact, rtol=0, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(mixed.double(), exact, rtol=0, atol=tolerance(dtype, device))
+
+
+# One pixel; a line that a wide load overruns; lines and rows that no vector's width divides; rows that every one does,
+# of more elements than one program takes; as many channels as ever; one channel, which is both memory formats.
+SHAPES = [(3, 1, 1), (1, 1, 17), (3, 33, 47), (3, 32, 64), (4, 5, 1), (1, 33, 47)]
+# Boxes whose edges lie on a wide load's edge and beside it, a single pixel, a line, a column, everything and nothing.
+SHARES = [
+    (0, 0, 1, 1),
+    (0.25, 0.5, 0.5, 1),
+    (0.26, 0.1, 0.9, 0.6),
+    (0, 0, 1, 0.1),
+    (0.5, 0, 0.55, 1),
+    (0.5, 0.5, 0.5, 1),
+]
+
+
+def boxes_of(height: int, width: int) -> np.ndarray:
+    return np.array(
+        [
+            [round(x0 * width), round(y0 * height), math.ceil(x1 * width), round(y1 * height)]
+            for x0, y0, x1, y1 in SHARES
+        ]
+    )
+
+
+@kinds
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_of_any_shape_equal_the_reference(
+    kind: str, shape: Any, dtype: torch.dtype, channels_last: bool, device: str
+) -> None:
+    """With rows beyond the parameters, and a row that stays as it is."""
+    images = torch.rand(8, *shape, generator=torch.Generator().manual_seed(4)).to(dtype)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    partner, lam = [7, 0, 1, 6, 2, 3], [0.0, 0.25, 0.5, 0.75, 0.3, 1.0]
+    params: MixParams = ag.MixupParams(partner, lam)
+    if kind == "cutmix":
+        params = ag.CutmixParams(partner, lam, boxes_of(*shape[1:]))
+    mixed = apply_mix(images.to(device), params)
+    assert mixed.stride() == images.stride()
+    exact = REFERENCES[kind](images.double(), params)
+    torch.testing.assert_close(mixed.cpu().double(), exact, rtol=0, atol=tolerance(dtype, device))
+
+
+@kinds
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # the interpreter's NumPy
+def test_a_row_that_stays_keeps_every_bit(
+    kind: str, dtype: torch.dtype, channels_last: bool, kernel_device: str
+) -> None:
+    """In the kernel: random bit patterns, NaNs, infinities and the zeros' signs among them, beside such a partner."""
+    bits = {4: torch.int32, 2: torch.int16}[dtype.itemsize]
+    images = torch.randint(-(2**31), 2**31, (3, 3, 17, 32), generator=torch.Generator().manual_seed(5)).to(bits)
+    images[:, :, :2] = torch.zeros(1).neg().to(dtype).view(bits)
+    images = images.view(dtype)
+    assert images.isnan().any()
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    params: MixParams = ag.MixupParams([1, 2, 0], np.ones(3))
+    if kind == "cutmix":
+        params = ag.CutmixParams([1, 2, 0], np.ones(3), np.zeros((3, 4)))
+    mixed = apply_mix(images.to(kernel_device), params)
+    assert torch.equal(mixed.cpu().view(bits), images.view(bits))
+
+
+@kinds
+def test_every_element_is_written_and_none_beyond(
+    kind: str, kernel_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output is a part of a larger tensor, all of it 77 before."""
+    from augment_gpu.kernels import mix as kernel
+
+    around = torch.full((5, 3, 17, 17), 77.0, device=kernel_device)
+    monkeypatch.setattr(kernel, "_rows_like", lambda values, rows: around[1 : 1 + rows])
+    images = pictures(4).to(kernel_device)
+    params = shard(SAMPLERS[kind](ag.Key(1), np.arange(4), alpha=1.0), np.arange(3), np.arange(4))
+    mixed = apply_mix(images, params)
+    assert mixed.data_ptr() == around[1].data_ptr()
+    exact = REFERENCES[kind](images.double(), params)
+    torch.testing.assert_close(mixed.double(), exact, rtol=0, atol=FLOAT32)
+    assert (around[0] == 77).all()
+    assert (around[4:] == 77).all()
+
+
+@kinds
+def test_rows_of_another_layout_are_mixed_as_they_are_seen(kind: str, device: str) -> None:
+    """Every other row; a part of each line; height and width exchanged; one picture seen many times."""
+    images = torch.rand(10, 3, 17, 34, generator=torch.Generator().manual_seed(6)).to(device)
+    params = SAMPLERS[kind](ag.Key(1), np.arange(5), alpha=1.0)
+    for view in (images[::2, :, :, :17], images[::2], images[:5].mT, images[:1].expand(5, -1, -1, -1)):
+        exact = REFERENCES[kind](view.double(), params)
+        torch.testing.assert_close(apply_mix(view, params).double(), exact, rtol=0, atol=FLOAT32)
 
 
 @kinds
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_targets_equal_the_reference(kind: str, batch: int, dtype: torch.dtype) -> None:
-    targets = torch.rand(batch, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
+def test_targets_equal_the_reference(kind: str, batch: int, dtype: torch.dtype, device: str) -> None:
+    targets = torch.rand(batch, 5, generator=torch.Generator().manual_seed(2)).to(device, dtype)
     params = SAMPLERS[kind](ag.Key(3), np.arange(batch), alpha=1.0)
     mixed = apply_mix(targets, params)
     assert mixed.dtype == dtype
     exact = REFERENCES[kind](targets.double(), params)
-    torch.testing.assert_close(mixed.double(), exact, rtol=0, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(mixed.double(), exact, rtol=0, atol=tolerance(dtype, device))
 
 
 @kinds
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_memory_format_is_kept(kind: str, channels_last: bool) -> None:
+def test_the_memory_format_is_kept(kind: str, channels_last: bool, device: str) -> None:
     params = SAMPLERS[kind](ag.Key(0), np.arange(7), alpha=1.0)
-    mixed = apply_mix(pictures(7, torch.bfloat16, channels_last), params)
+    mixed = apply_mix(pictures(7, torch.bfloat16, channels_last).to(device), params)
     wanted = torch.channels_last if channels_last else torch.contiguous_format
     assert mixed.is_contiguous(memory_format=wanted)
 
@@ -83,44 +189,47 @@ def test_the_memory_format_is_kept(kind: str, channels_last: bool) -> None:
 @kinds
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_promises_of_an_op_hold(kind: str, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+def test_the_promises_of_an_op_hold(
+    kind: str, dtype: torch.dtype, memory_format: torch.memory_format, device: str
+) -> None:
     check_augmentation(
         apply_mix,
         lambda key, index: SAMPLERS[kind](key, index, alpha=1.0),
         REFERENCES[kind],
         size=(17, 17),
         dtype=dtype,
+        device=device,
         memory_format=memory_format,
         alone=False,  # a row alone is its own partner
     )
 
 
-def test_mixup_of_four_numbers_by_hand() -> None:
+def test_mixup_of_four_numbers_by_hand(device: str) -> None:
     params = ag.MixupParams(np.array([1, 0]), np.array([0.25, 0.5], dtype=np.float32))
-    mixed = ag.mixup(torch.tensor([[0.0, 8.0], [4.0, 0.0]]), params)
+    mixed = ag.mixup(torch.tensor([[0.0, 8.0], [4.0, 0.0]], device=device), params)
     # 0.25·0 + 0.75·4 and 0.25·8 + 0.75·0; then halves of the two rows
     assert mixed.tolist() == [[3.0, 2.0], [2.0, 4.0]]
 
 
-def test_cutmix_of_a_three_by_three_picture_by_hand() -> None:
+def test_cutmix_of_a_three_by_three_picture_by_hand(device: str) -> None:
     box = np.array([[1, 0, 3, 2], [0, 0, 0, 0]], dtype=np.int32)
     params = ag.CutmixParams(np.array([1, 0]), np.array([5 / 9, 1], dtype=np.float32), box)
-    images = torch.stack([torch.zeros(1, 3, 3), torch.ones(1, 3, 3)])
+    images = torch.stack([torch.zeros(1, 3, 3), torch.ones(1, 3, 3)]).to(device)
     mixed = ag.cutmix(images, params)
     assert mixed[0, 0].tolist() == [[0, 1, 1], [0, 1, 1], [0, 0, 0]]
     assert torch.equal(mixed[1], images[1])
 
 
-def test_cutmix_on_a_picture_that_is_not_square_cuts_columns_by_x_and_rows_by_y() -> None:
+def test_cutmix_on_a_picture_that_is_not_square_cuts_columns_by_x_and_rows_by_y(device: str) -> None:
     # 2 × 5: x and y cannot be confused
     params = ag.CutmixParams(np.array([1, 1]), np.ones(2, dtype=np.float32), np.array([[3, 0, 5, 1], [0, 0, 0, 0]]))
-    mixed = ag.cutmix(torch.stack([torch.zeros(1, 2, 5), torch.ones(1, 2, 5)]), params)
+    mixed = ag.cutmix(torch.stack([torch.zeros(1, 2, 5), torch.ones(1, 2, 5)]).to(device), params)
     assert mixed[0, 0].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
 
 
 @kinds
-def test_rows_beyond_the_parameters_are_partners_only(kind: str) -> None:
-    images = pictures(5)
+def test_rows_beyond_the_parameters_are_partners_only(kind: str, device: str) -> None:
+    images = pictures(5).to(device)
     whole = SAMPLERS[kind](ag.Key(1), np.arange(5), alpha=1.0)
     part = shard(whole, np.arange(2), np.arange(5))
     assert apply_mix(images, part).shape[0] == 2
@@ -129,21 +238,32 @@ def test_rows_beyond_the_parameters_are_partners_only(kind: str) -> None:
 
 @kinds
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_a_batch_of_one_is_its_own_partner_and_stays_as_it_is(kind: str, dtype: torch.dtype) -> None:
-    images = pictures(1, dtype)
+def test_a_batch_of_one_is_its_own_partner_and_stays_as_it_is(kind: str, dtype: torch.dtype, device: str) -> None:
+    images = pictures(1, dtype).to(device)
     params = SAMPLERS[kind](ag.Key(0), [17], alpha=1.0)
     assert params.partner.tolist() == [0]
     assert torch.equal(apply_mix(images, params), images)
-    assert torch.equal(apply_mix(torch.ones(1, 4, dtype=dtype), params), torch.ones(1, 4, dtype=dtype))
+    ones = torch.ones(1, 4, dtype=dtype, device=device)
+    assert torch.equal(apply_mix(ones, params), ones)
 
 
 @kinds
 @pytest.mark.parametrize("mode", ["sample", "batch"])
-def test_an_empty_batch_comes_back_empty(kind: str, mode: str) -> None:
+def test_an_empty_batch_comes_back_empty(kind: str, mode: str, device: str) -> None:
     params = SAMPLERS[kind](ag.Key(0), [], alpha=1.0, mode=mode)
     assert len(params) == 0
-    assert apply_mix(pictures(0, torch.float16), params).shape == (0, 3, 17, 17)
-    assert apply_mix(torch.empty(0, 9), params).shape == (0, 9)
+    assert apply_mix(pictures(0, torch.float16).to(device), params).shape == (0, 3, 17, 17)
+    assert apply_mix(pictures(2).to(device), params).shape == (0, 3, 17, 17)
+    assert apply_mix(torch.empty(0, 9, device=device), params).shape == (0, 9)
+    assert ag.mix_targets(torch.empty(0, dtype=torch.int64, device=device), params, 9).shape == (0, 9)
+
+
+@kinds
+def test_pictures_without_pixels_come_back(kind: str, device: str) -> None:
+    params = SAMPLERS[kind](ag.Key(0), [0, 1], alpha=1.0)
+    if kind == "cutmix":
+        params = ag.CutmixParams(params.partner, params.lam, np.zeros((2, 4)))
+    assert apply_mix(torch.empty(2, 3, 5, 0, device=device), params).shape == (2, 3, 5, 0)
 
 
 # ---- partners
@@ -433,6 +553,45 @@ def test_an_alpha_that_is_not_positive_is_refused(kind: str, alpha: float, mode:
 def test_an_unknown_mode_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match='mode is \'elem\'; it must be "sample" or "batch"'):
         SAMPLERS[kind](ag.Key(0), [0, 1], alpha=1.0, mode="elem")
+
+
+# ---- targets out of class numbers
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [1, 7, 1000, 1025])  # one alone; odd; ImageNet's; more than one program takes
+def test_mixed_targets_are_the_mix_of_one_hot_rows(
+    kind: str, classes: int, smoothing: float, dtype: torch.dtype, device: str
+) -> None:
+    """With labels beyond the parameters, every other number of a longer tensor."""
+    labels = torch.randint(min(classes, 256), (18,), generator=torch.Generator().manual_seed(7)).to(device, dtype)[::2]
+    params = shard(SAMPLERS[kind](ag.Key(3), np.arange(9), alpha=1.0), np.arange(7), np.arange(9))
+    mixed = ag.mix_targets(labels, params, classes, smoothing=smoothing)
+    assert mixed.shape == (7, classes)
+    assert mixed.dtype == torch.float32
+    exact = ag.mix_targets_reference(labels, params, classes, smoothing=smoothing)
+    torch.testing.assert_close(mixed, exact, rtol=0, atol=2 * FLOAT32)  # the reference is rounded to float32, too
+    slow = apply_mix(ag.one_hot(labels, classes, smoothing=smoothing), params)
+    torch.testing.assert_close(mixed, slow, rtol=0, atol=2 * FLOAT32)
+
+
+def test_mixed_targets_by_hand(device: str) -> None:
+    params = ag.MixupParams([1, 0], [0.75, 1.0])
+    mixed = ag.mix_targets(torch.tensor([2, 0], device=device), params, 4)
+    assert mixed.tolist() == [[0.25, 0, 0.75, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2), torch.zeros(2, 3, dtype=torch.int64)])
+def test_labels_that_are_no_class_numbers_are_refused(labels: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="wanted class numbers"):
+        ag.mix_targets(labels, ag.MixupParams([1, 0], [0.5, 0.5]), 4)
+
+
+def test_labels_that_are_too_few_are_refused() -> None:
+    with pytest.raises(ValueError, match="mix_targets got 1 rows; its 2 parameters name rows beyond them"):
+        ag.mix_targets(torch.zeros(1, dtype=torch.int64), ag.MixupParams([1, 0], [0.5, 0.5]), 4)
 
 
 # ---- one_hot

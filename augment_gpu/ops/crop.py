@@ -8,9 +8,7 @@ default) after each axis, as torchvision does for uint8. "nearest" takes the pix
 does.
 """
 
-import os
-from functools import lru_cache
-from importlib.util import find_spec
+import math
 from typing import Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import ArrayLike
 from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
 from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 
@@ -217,16 +216,6 @@ def repeats_memory(tensor: torch.Tensor) -> bool:
     return any(stride == 0 < length - 1 for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def runs_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels serve this device: a GPU where Triton is installed, anything under its interpreter."""
-    return (device.type == "cuda" and _has_triton()) or os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def color_matrix(
     images: Images, rows: int, color: ArrayLike | None, mean: ArrayLike | None, std: ArrayLike | None
 ) -> np.ndarray:
@@ -265,7 +254,14 @@ def _white(images: Images) -> float:
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+        try:
+            return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
+        except torch.OutOfMemoryError as error:
+            wanted = math.prod(shape) * dtype.itemsize
+            free, total = torch.cuda.mem_get_info(device)
+            raise torch.OutOfMemoryError(
+                f"the output, {shape} {dtype}, takes {wanted} bytes; {free} of {total} are free on {device}"
+            ) from error
     rows, channels, height, width = shape
     return (
         memory.empty((rows, height, width, channels), dtype).permute(0, 3, 1, 2)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.crop import repeats_memory, runs_triton
+from augment_gpu.ops.crop import repeats_memory
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
 
@@ -113,11 +114,14 @@ def _params(key: Key, index: np.ndarray, box: np.ndarray, chosen: np.ndarray, p:
 def cutout_reference(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     """The definition of cutout: a new tensor, images unchanged."""
     images = images.clone()
-    for image, box, seed in zip(images, params.box.tolist(), params.seed.tolist(), strict=True):
-        x0, y0, x1, y1 = box
-        if x0 < x1 and y0 < y1:
-            image[:, y0:y1, x0:x1] = _filling(image, box, seed, params.fill)
+    _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
     return images
+
+
+def _fill_each(images: torch.Tensor, boxes: list[list[int]], seeds: list[list[int]], fill: Fill) -> None:
+    for row, ((x0, y0, x1, y1), seed) in enumerate(zip(boxes, seeds, strict=True)):
+        if x0 < x1 and y0 < y1:
+            images[row, :, y0:y1, x0:x1] = _filling(images[row], [x0, y0, x1, y1], seed, fill)
 
 
 def _filling(image: torch.Tensor, box: list[int], seed: list[int], fill: Fill) -> torch.Tensor:
@@ -143,23 +147,25 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     images: (B, C, H, W) floating point, C at most 4. Raises ValueError for holes outside the images.
     """
     _check(images, params)
-    if not runs_triton(images.device):
-        for row in np.flatnonzero((params.box[:, 2:] > params.box[:, :2]).all(axis=1)):
-            box = params.box[row].tolist()
-            images[row, :, box[1] : box[3], box[0] : box[2]] = _filling(
-                images[row], box, params.seed[row].tolist(), params.fill
-            )
-        return images
-    extent = (params.box[:, 2:] - params.box[:, :2]).max(axis=0, initial=0)
-    if len(images) == 0 or not extent.all():
-        return images
-    from augment_gpu.kernels.cutout import launch_cutout
-
     noise = params.fill == "noise"
     fill = np.broadcast_to(np.asarray(0.0 if noise else params.fill, dtype=np.float32), (images.shape[1],))
+    # The plain torch path reads its tables on the host, so there they stay.
+    where = images.device if runs_triton(images.device) else torch.device("cpu")
     # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
-    tables = upload(images.device, params.box, params.seed.view(np.int32), fill)
-    return launch_cutout(images, *tables, noise=noise, width=int(extent[0]), height=int(extent[1]))
+    box, seed, values = upload(where, params.box, params.seed.view(np.int32), fill)
+    return _cutout(images, box, seed, values, noise)
+
+
+def _cutout(
+    images: torch.Tensor, box: torch.Tensor, seed: torch.Tensor, fill: torch.Tensor, noise: bool
+) -> torch.Tensor:
+    """box (B, 4) int32, seed (B, 2) int32, fill (C,) float32: on the images' device, or on the CPU for plain torch."""
+    if not runs_triton(images.device):
+        _fill_each(images, box.tolist(), seed.numpy().view(np.uint32).tolist(), "noise" if noise else fill.tolist())
+        return images
+    from augment_gpu.kernels.cutout import launch_fill, launch_noise
+
+    return launch_noise(images, box, seed) if noise else launch_fill(images, box, fill)
 
 
 def _check(images: torch.Tensor, params: CutoutParams) -> None:

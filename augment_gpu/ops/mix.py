@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, beta, uniform
 
@@ -133,8 +134,9 @@ def shard(params: MixParams, rows: np.ndarray, local: np.ndarray) -> MixParams:
 
 def mixup(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
     """Images (B, C, H, W) or targets (B, classes), floating point, mixed into a new tensor of the same dtype."""
-    partner, lam = _on_device(values, params, "mixup")
-    return _blend(values, partner, lam)
+    _check(values, params, "mixup")
+    partner, lam = upload(values.device, params.partner, params.lam)
+    return _mixup(values, partner, lam)
 
 
 def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
@@ -147,19 +149,15 @@ def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
 
 def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
     """Images (B, C, H, W): each row with its partner's box, in a new tensor. Targets (B, classes): mixed by λ."""
-    partner, lam, box = _on_device(values, params, "cutmix", params.box)
+    _check(values, params, "cutmix")
     if values.ndim == 2:
-        return _blend(values, partner, lam)
+        return _mixup(values, *upload(values.device, params.partner, params.lam))
     _, _, height, width = values.shape
     x0, y0, x1, y1 = params.box.T
     if not ((x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)).all():
         raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
-    x = torch.arange(width, device=values.device)
-    y = torch.arange(height, device=values.device)
-    left, top, right, bottom = box[:, :, None].unbind(1)
-    across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)
-    inside = (down[:, :, None] & across[:, None, :])[:, None]
-    return torch.where(inside, values[partner], values[: len(params)])
+    partner, box = upload(values.device, params.partner, params.box)
+    return _cutmix(values, partner, box)
 
 
 def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
@@ -177,6 +175,59 @@ def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
     return cutmix(values, params) if isinstance(params, CutmixParams) else mixup(values, params)
 
 
+def mix_targets(labels: torch.Tensor, params: MixParams, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
+    """The targets of mixed images, straight from class numbers: one_hot(labels, num_classes, smoothing=smoothing),
+    mixed by λ. labels: (B,) integers. Returns (B, num_classes) float32."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}; wanted class numbers (B,)")
+    _check_rows(len(labels), params, "mix_targets")
+    partner, lam = upload(labels.device, params.partner, params.lam)
+    return _mix_targets(labels, partner, lam, num_classes, smoothing)
+
+
+def mix_targets_reference(
+    labels: torch.Tensor, params: MixParams, num_classes: int, *, smoothing: float = 0.0
+) -> torch.Tensor:
+    """The definition of mix_targets."""
+    targets = one_hot(labels, num_classes, smoothing=smoothing)
+    return mixup_reference(targets, MixupParams(params.partner, params.lam))
+
+
+def _mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    if not runs_triton(values.device):
+        return _blend(values, partner, lam)
+    from augment_gpu.kernels.mix import launch_mixup
+
+    return launch_mixup(_gapless(values), partner, lam)
+
+
+def _cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    if not runs_triton(values.device):
+        return _paste(values, partner, box)
+    from augment_gpu.kernels.mix import launch_cutmix
+
+    return launch_cutmix(_gapless(values), partner, box)
+
+
+def _mix_targets(
+    labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, num_classes: int, smoothing: float
+) -> torch.Tensor:
+    if not runs_triton(labels.device):
+        return _blend(one_hot(labels, num_classes, smoothing=smoothing), partner, lam)
+    from augment_gpu.kernels.mix import launch_mix_targets
+
+    on, off = _on_off(num_classes, smoothing)
+    return launch_mix_targets(labels.contiguous(), partner, lam, classes=num_classes, on=on, off=off)
+
+
+def _gapless(values: torch.Tensor) -> torch.Tensor:
+    """The values themselves where each row is one run of memory, contiguous or channels_last; else a copy that is."""
+    row = values[:1]
+    if row.is_contiguous() or (row.ndim == 4 and row.is_contiguous(memory_format=torch.channels_last)):
+        return values
+    return values.contiguous()
+
+
 def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     lam = lam.view(-1, *(1,) * (values.ndim - 1))
     own = values[: len(lam)]
@@ -184,21 +235,38 @@ def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> to
     return torch.lerp(values[partner].float(), own.float(), lam).to(values.dtype)
 
 
-def _on_device(values: torch.Tensor, params: MixParams, name: str, *more: np.ndarray) -> list[torch.Tensor]:
+def _paste(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    _, _, height, width = values.shape
+    x = torch.arange(width, device=values.device)
+    y = torch.arange(height, device=values.device)
+    left, top, right, bottom = box[:, :, None].unbind(1)
+    across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)
+    inside = (down[:, :, None] & across[:, None, :])[:, None]
+    return torch.where(inside, values[partner], values[: len(partner)])
+
+
+def _check(values: torch.Tensor, params: MixParams, name: str) -> None:
     if not values.is_floating_point():
         raise TypeError(f"{name} got {values.dtype} values; wanted floating point, labels as (B, classes) rows")
     if values.ndim not in (2, 4):
         raise ValueError(f"{name} got shape {tuple(values.shape)}; wanted images (B, C, H, W) or targets (B, classes)")
-    if len(params) > len(values) or (
-        len(params) and not 0 <= params.partner.min() <= params.partner.max() < len(values)
-    ):
-        raise ValueError(f"{name} got {len(values)} rows; its {len(params)} parameters name rows beyond them")
-    return upload(values.device, params.partner, params.lam, *more)
+    _check_rows(len(values), params, name)
+
+
+def _check_rows(rows: int, params: MixParams, name: str) -> None:
+    if len(params) > rows or (len(params) and not 0 <= params.partner.min() <= params.partner.max() < rows):
+        raise ValueError(f"{name} got {rows} rows; its {len(params)} parameters name rows beyond them")
 
 
 def one_hot(labels: torch.Tensor, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
     """(B,) integer labels to (B, num_classes) float32 targets: 1 − smoothing + smoothing / num_classes at the label,
     smoothing / num_classes elsewhere (Szegedy et al. 2016). Labels outside are not looked at: that would wait for the
     device."""
-    targets = torch.full((len(labels), num_classes), smoothing / num_classes, device=labels.device)
-    return targets.scatter_(1, labels.long()[:, None], 1 - smoothing + smoothing / num_classes)
+    on, off = _on_off(num_classes, smoothing)
+    targets = torch.full((len(labels), num_classes), off, device=labels.device)
+    return targets.scatter_(1, labels.long()[:, None], on)
+
+
+def _on_off(num_classes: int, smoothing: float) -> tuple[float, float]:
+    """What a target holds at its label, and elsewhere."""
+    return 1 - smoothing + smoothing / num_classes, smoothing / num_classes

@@ -1,0 +1,183 @@
+"""mixup, CutMix and mixed targets out of class numbers, one launch each: bound by memory, not by instructions.
+
+Every output element is written once, and read from its row, from the partner, or from both where both count. Rows are
+flat runs of memory, so that contiguous and channels_last images are the same to mixup, and differ for CutMix only in
+what a line of the picture is.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK = 2048  # elements that a program mixes: 16 a thread, several wide loads in flight
+BLOCK_CLASSES = 1024
+NUM_WARPS = 4
+_WIDE = 16  # bytes of the widest load or store
+
+
+@triton.jit
+def _mix(own, other, lam):
+    """lam · own + (1 − lam) · other in float32, in the form of torch.lerp: exact at both ends, and where own equals
+    other."""
+    own, other = own.to(tl.float32), other.to(tl.float32)
+    nearer = lam >= 0.5
+    return tl.where(nearer, own, other) + tl.where(nearer, lam - 1, lam) * (own - other)
+
+
+@triton.jit
+def _mixup(
+    values_ptr,  # (rows or more, LENGTH) floating point, row_stride elements from one row to the next
+    partner_ptr,  # (rows,) int64: rows of values
+    lam_ptr,  # (rows,) float32 in [0, 1]
+    out_ptr,  # (rows, LENGTH) of the same dtype, dense
+    row_stride,
+    LENGTH,
+    blocks,  # programs a row
+    BLOCK: tl.constexpr,
+):
+    row = (tl.program_id(0) // blocks).to(tl.int64)  # a big batch passes 2**31 elements
+    i = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < LENGTH
+    partner = tl.load(partner_ptr + row)
+    lam = tl.load(lam_ptr + row)
+    own = tl.load(values_ptr + row * row_stride + i, mask=mask)
+    # A row that stays as it is does not look at its partner, and keeps its bits, the sign of a zero among them.
+    stays = lam == 1
+    other = tl.load(values_ptr + partner * row_stride + i, mask=i < tl.where(stays, 0, LENGTH), other=0.0)
+    mixed = tl.where(stays, own, _mix(own, other, lam).to(own.dtype))
+    tl.store(out_ptr + row * LENGTH + i, mixed, mask=mask)
+
+
+@triton.jit
+def _cutmix(
+    values_ptr,  # (rows or more, PLANES, LINES, LINE) floating point, row_stride elements from one row to the next
+    partner_ptr,  # (rows,) int64: rows of values
+    box_ptr,  # (rows, 4) int32: x0, y0, x1, y1 in pixels
+    out_ptr,  # (rows, PLANES, LINES, LINE) of the same dtype, dense
+    row_stride,
+    PLANES,
+    LINES,
+    LINE,
+    tiles_y,
+    tiles_x,
+    SPAN: tl.constexpr,  # elements of a line from one pixel to the next: 1, or in channels_last the channels
+    GROUP: tl.constexpr,  # elements of one wide load
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    tile_x = tl.program_id(0) % tiles_x
+    tile_y = tl.program_id(0) // tiles_x % tiles_y
+    plane = tl.program_id(0) // (tiles_x * tiles_y)
+    row = (plane // PLANES).to(tl.int64)
+    plane = (plane % PLANES).to(tl.int64)
+    partner = tl.load(partner_ptr + row)
+    left = tl.load(box_ptr + 4 * row) * SPAN
+    top = tl.load(box_ptr + 4 * row + 1)
+    right = tl.load(box_ptr + 4 * row + 2) * SPAN
+    bottom = tl.load(box_ptr + 4 * row + 3)
+    y = tile_y * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    x = tile_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    # A mask that differs within a group would split its wide load into single elements. So a source is read in groups:
+    # both sources where an edge of the box crosses a group, one of them everywhere else.
+    group = x // GROUP * GROUP
+    across = (y >= top) & (y < bottom)
+    inside = across[:, None] & ((x >= left) & (x < right))[None, :]
+    whole = across[:, None] & ((group >= left) & (group + GROUP <= right))[None, :]
+    touched = across[:, None] & ((group + GROUP > left) & (group < right))[None, :]
+    mask = (y < LINES)[:, None] & (x < LINE)[None, :]
+    i = ((plane * LINES + y) * LINE)[:, None] + x[None, :]
+    own = tl.load(values_ptr + row * row_stride + i, mask=mask & ~whole)
+    other = tl.load(values_ptr + partner * row_stride + i, mask=mask & touched)
+    tl.store(out_ptr + row * PLANES * LINES * LINE + i, tl.where(inside, other, own), mask=mask)
+
+
+@triton.jit
+def _mix_targets(
+    labels_ptr,  # (rows or more,) integers: classes
+    partner_ptr,  # (rows,) int64: rows of labels
+    lam_ptr,  # (rows,) float32 in [0, 1]
+    out_ptr,  # (rows, CLASSES) float32
+    CLASSES,
+    blocks,  # programs a row
+    on,  # a target where the class is the label's
+    off,  # and where it is not
+    BLOCK: tl.constexpr,
+):
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    classes = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    own = tl.load(labels_ptr + row)
+    other = tl.load(labels_ptr + tl.load(partner_ptr + row))
+    lam = tl.load(lam_ptr + row)
+    mixed = _mix(tl.where(classes == own, on, off), tl.where(classes == other, on, off), lam)
+    tl.store(out_ptr + row * CLASSES + classes, mixed, mask=classes < CLASSES)
+
+
+def launch_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, block: int = BLOCK) -> torch.Tensor:
+    """values: (N, …), each row a gapless run of memory. Returns (len(partner), …), laid out as the rows are."""
+    out = _rows_like(values, len(partner))
+    if not out.numel():
+        return out
+    length = out[0].numel()
+    blocks = triton.cdiv(length, block)
+    with torch.cuda.device_of(values):
+        _mixup[(len(out) * blocks,)](
+            values, partner, lam, out, values.stride(0), length, blocks, BLOCK=block, num_warps=NUM_WARPS
+        )
+    return out
+
+
+def launch_cutmix(
+    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, *, block: int = BLOCK
+) -> torch.Tensor:
+    """values: (N, C, H, W), each row contiguous or channels_last. Returns (len(partner), C, H, W), laid out as the rows
+    are. The caller has checked every box."""
+    out = _rows_like(values, len(partner))
+    if not out.numel():
+        return out
+    _, channels, height, width = values.shape
+    span = 1 if values[:1].is_contiguous() else channels
+    planes, line = channels // span, width * span
+    block_x = min(triton.next_power_of_2(line), block)
+    block_y = block // block_x
+    tiles_y, tiles_x = triton.cdiv(height, block_y), triton.cdiv(line, block_x)
+    with torch.cuda.device_of(values):
+        _cutmix[(len(out) * planes * tiles_y * tiles_x,)](
+            values,
+            partner,
+            box,
+            out,
+            values.stride(0),
+            planes,
+            height,
+            line,
+            tiles_y,
+            tiles_x,
+            SPAN=span,
+            GROUP=_WIDE // values.element_size(),
+            BLOCK_Y=block_y,
+            BLOCK_X=block_x,
+            num_warps=NUM_WARPS,
+        )
+    return out
+
+
+def launch_mix_targets(
+    labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, classes: int, on: float, off: float
+) -> torch.Tensor:
+    """labels: (N,) contiguous integers; one outside [0, classes) gives a row without an `on`. Returns (len(partner),
+    classes) float32."""
+    out = torch.empty(len(partner), classes, dtype=torch.float32, device=labels.device)
+    if not out.numel():
+        return out
+    block = min(triton.next_power_of_2(classes), BLOCK_CLASSES)
+    blocks = triton.cdiv(classes, block)
+    with torch.cuda.device_of(labels):
+        _mix_targets[(len(out) * blocks,)](
+            labels, partner, lam, out, classes, blocks, on, off, BLOCK=block, num_warps=NUM_WARPS
+        )
+    return out
+
+
+def _rows_like(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """An empty tensor of `rows` rows, each laid out as those of `values` are, without gaps between them."""
+    return values.new_empty_strided((rows, *values.shape[1:]), (values[:1].numel(), *values.stride()[1:]))
