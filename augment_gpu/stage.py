@@ -1,7 +1,6 @@
 """The straight line: uint8 images of any size in, network input and targets out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,108 +8,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from augment_gpu.ops.boxes import (
-    CropParams,
-    center_crop_boxes,
-    sample_flip,
-    sample_random_resized_crop,
-    sample_scale_jitter_crop,
-)
-from augment_gpu.ops.crop import crop_resize_flip
-from augment_gpu.ops.cutout import CutoutParams, cutout, sample_cutout, sample_random_erasing
-from augment_gpu.ops.mix import MixParams, apply_mix, mix_targets, one_hot, sample_cutmix, sample_mixup
+from augment_gpu.ops.mix import MixParams
 from augment_gpu.ops.path import require_bfloat16, require_triton
+from augment_gpu.pipeline import Prepared, augment, draw, draw_mix, evaluation_draws, prepare
 from augment_gpu.ragged import RaggedBatch, as_array
-from augment_gpu.recipe import OPS, Recipe
-from augment_gpu.rng import Key, uniform
+from augment_gpu.recipe import Recipe
+from augment_gpu.rng import Key
 
 Images = RaggedBatch | torch.Tensor | Sequence[torch.Tensor | np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order."""
-
-    crop: CropParams
-    ops: tuple[Any, ...] = ()
-    holes: tuple[CutoutParams, ...] = ()
-
-
-def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> Draws:
-    """What the recipe does to each sample in training. index: (B,) positions in the data set; sizes in pixels."""
-    index = np.asarray(index, dtype=np.int64)
-    holes = []
-    if recipe.cutout:
-        holes.append(sample_cutout(key, index, size=recipe.size, length=recipe.cutout, fill=recipe.fill))
-    if recipe.reprob:
-        holes.append(sample_random_erasing(key, index, size=recipe.size, p=recipe.reprob, fill=recipe.fill))
-    ops = tuple(OPS[name][0](key, index, **options) for name, options in recipe.ops)
-    return Draws(_draw_crop(recipe, key, index, heights, widths), ops, tuple(holes))
-
-
-def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> CropParams:
-    if recipe.crop == "random_resized":
-        return sample_random_resized_crop(key, index, heights, widths, recipe.scale, recipe.ratio, recipe.flip)
-    if recipe.crop == "scale_jitter":
-        return sample_scale_jitter_crop(key, index, heights, widths, recipe.size, recipe.short_side, recipe.flip)
-    central = evaluation_draws(recipe, heights, widths).crop
-    return replace(central, flip=sample_flip(key, index, recipe.flip))
-
-
-def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> Draws:
-    """The evaluation view: short side to `evaluation_resize`, central crop, nothing random."""
-    return Draws(center_crop_boxes(heights, widths, recipe.size, recipe.evaluation_resize))
-
-
-def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:
-    """How the samples of one whole batch, over all ranks, are mixed; None where the recipe does not mix."""
-    index = np.asarray(index, dtype=np.int64)
-    if not recipe.mixes or not len(index):
-        return None
-    cuts = recipe.cutmix_alpha > 0
-    if cuts and recipe.mixup_alpha > 0:
-        cuts = bool(uniform(key, index.min(keepdims=True), "mix.switch")[0, 0] < recipe.switch_prob)
-    if cuts:
-        return sample_cutmix(key, index, alpha=recipe.cutmix_alpha, size=recipe.size)
-    return sample_mixup(key, index, alpha=recipe.mixup_alpha)
-
-
-def augment(images: RaggedBatch | torch.Tensor, draws: Draws, recipe: Recipe) -> torch.Tensor:
-    """Applies the draws: (V, C, S, S), normalised, in the recipe's dtype and memory format, on the images' device.
-
-    Without ops in between, normalisation and cast are part of the one launch that crops; with them the crop is written
-    as float32 in [0, 1], and normalised after the last op.
-    """
-    fused = not draws.ops
-    augmented = crop_resize_flip(
-        images,
-        draws.crop,
-        size=recipe.size,
-        interpolation=recipe.interpolation,
-        antialias=recipe.antialias,
-        mean=recipe.mean if fused else None,
-        std=recipe.std if fused else None,
-        dtype=recipe.torch_dtype if fused else torch.float32,
-        channels_last=recipe.channels_last,
-        exact=recipe.exact,
-    )
-    if not fused:
-        for (name, _), params in zip(recipe.ops, draws.ops, strict=True):
-            augmented = OPS[name][1](augmented, params)
-        augmented = _normalize(augmented, recipe)
-    for holes in draws.holes:
-        cutout(augmented, holes)
-    return augmented
-
-
-def _normalize(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """(images − mean) / std, in place, cast to the recipe's dtype and memory format."""
-    if recipe.mean is not None:
-        images.sub_(torch.tensor(recipe.mean).view(-1, 1, 1).to(images.device, non_blocking=True))
-    if recipe.std is not None:
-        images.div_(torch.tensor(recipe.std).view(-1, 1, 1).to(images.device, non_blocking=True))
-    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    return images.to(recipe.torch_dtype, memory_format=memory_format)
 
 
 class Stage(nn.Module):
@@ -154,6 +59,18 @@ class Stage(nn.Module):
         epoch: int = 0,
         mix: MixParams | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.augment(self.prepare(images, labels, index=index, epoch=epoch, mix=mix))
+
+    def prepare(
+        self,
+        images: Images,
+        labels: ArrayLike | torch.Tensor | None = None,
+        *,
+        index: ArrayLike | None = None,
+        epoch: int = 0,
+        mix: MixParams | None = None,
+    ) -> Prepared:
+        """The host part of the stage: draws, checks them, and brings batch and tables to the device."""
         batch = self._batch(images)
         if self.strict:
             require_triton(batch.device)
@@ -162,19 +79,20 @@ class Stage(nn.Module):
         targets = None if labels is None else _targets(labels, len(batch), self.recipe)
         if targets is not None:
             targets = targets.to(batch.device, non_blocking=True)
-        _check_channels(batch, self.recipe)
         heights, widths = image_sizes(batch)
         if not self.training:
-            return augment(batch, evaluation_draws(self.recipe, heights, widths), self.recipe), targets
+            return prepare(batch, evaluation_draws(self.recipe, heights, widths), self.recipe, targets=targets)
         index = self._number(len(batch)) if index is None else np.asarray(index, dtype=np.int64)
         if index.shape != (len(batch),):
             raise ValueError(f"index has shape {index.shape} for {len(batch)} images; wanted one position a sample")
         key = Key(self.seed, epoch)
-        augmented = augment(batch, draw(self.recipe, key, index, heights, widths), self.recipe)
         mix = draw_mix(self.recipe, key, index) if mix is None else mix
-        if mix is not None:
-            augmented = apply_mix(augmented, mix)
-        return augmented, None if targets is None else _soften(targets, mix, self.recipe)
+        draws, soft = draw(self.recipe, key, index, heights, widths), self.recipe.soft_targets
+        return prepare(batch, draws, self.recipe, targets=targets, soft=soft, mix=mix)
+
+    def augment(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The device part of the stage: images and targets of a prepared batch. See augment_gpu.pipeline.augment."""
+        return augment(batch, self.recipe)
 
     def wrap(self, loader: Iterable[Any]) -> "WrappedLoader":
         """A user's own loader of (images, labels) or (images, labels, index) batches, seen through this stage."""
@@ -233,7 +151,7 @@ def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> t
     """
     batch = RaggedBatch.from_images([as_array(dataset[index][0])])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
-    return augment(batch, draws, recipe)[0]
+    return augment(prepare(batch, draws, recipe), recipe)[0][0]
 
 
 def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> torch.Tensor:
@@ -251,23 +169,6 @@ def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> to
         if low < 0 or high >= recipe.num_classes:
             raise ValueError(f"labels go from {low} to {high}; the recipe has num_classes {recipe.num_classes}")
     return targets.long()
-
-
-def _soften(targets: torch.Tensor, mix: MixParams | None, recipe: Recipe) -> torch.Tensor:
-    """Targets as the recipe wants them: class numbers smoothed, mixed as the images are, or left alone."""
-    if targets.ndim == 1 and recipe.soft_targets:
-        classes, smoothing = recipe.num_classes or 0, recipe.label_smoothing
-        if mix is None:
-            return one_hot(targets, classes, smoothing=smoothing)
-        return mix_targets(targets, mix, classes, smoothing=smoothing)
-    return targets if mix is None else apply_mix(targets, mix)
-
-
-def _check_channels(batch: RaggedBatch | torch.Tensor, recipe: Recipe) -> None:
-    channels = batch.channels if isinstance(batch, RaggedBatch) else batch.shape[1] if batch.ndim == 4 else None
-    for name, value in (("mean", recipe.mean), ("std", recipe.std)):
-        if channels is not None and value is not None and len(value) not in (1, channels):
-            raise ValueError(f"{name} has {len(value)} numbers, and the images have {channels} channels")
 
 
 def image_sizes(batch: RaggedBatch | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -112,9 +112,11 @@ def _mix_targets(
     tl.store(out_ptr + row * CLASSES + classes, mixed, mask=classes < CLASSES)
 
 
-def launch_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, block: int = BLOCK) -> torch.Tensor:
-    """values: (N, …), each row a gapless run of memory. Returns (len(partner), …), laid out as the rows are."""
-    out = _rows_like(values, len(partner))
+def launch_mixup(
+    values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, out: torch.Tensor, block: int = BLOCK
+) -> torch.Tensor:
+    """values: (N, …), each row a gapless run of memory. Writes and returns `out`, (len(partner), …), laid out as the
+    rows are, without gaps between them."""
     if not out.numel():
         return out
     length = out[0].numel()
@@ -127,11 +129,10 @@ def launch_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor,
 
 
 def launch_cutmix(
-    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, *, block: int = BLOCK
+    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, *, out: torch.Tensor, block: int = BLOCK
 ) -> torch.Tensor:
-    """values: (N, C, H, W), each row contiguous or channels_last. Returns (len(partner), C, H, W), laid out as the rows
-    are. The caller has checked every box."""
-    out = _rows_like(values, len(partner))
+    """values: (N, C, H, W), each row contiguous or channels_last. Writes and returns `out`, (len(partner), C, H, W),
+    laid out as the rows are, without gaps between them. The caller has checked every box."""
     if not out.numel():
         return out
     _, channels, height, width = values.shape
@@ -162,13 +163,13 @@ def launch_cutmix(
 
 
 def launch_mix_targets(
-    labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, classes: int, on: float, off: float
+    labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, out: torch.Tensor, on: float, off: float
 ) -> torch.Tensor:
-    """labels: (N,) contiguous integers; one outside [0, classes) gives a row without an `on`. Returns (len(partner),
-    classes) float32."""
-    out = torch.empty(len(partner), classes, dtype=torch.float32, device=labels.device)
+    """labels: (N,) contiguous integers; one that names no class gives a row without an `on`. Writes and returns `out`,
+    (len(partner), classes) float32."""
     if not out.numel():
         return out
+    classes = out.shape[1]
     block = min(triton.next_power_of_2(classes), BLOCK_CLASSES)
     blocks = triton.cdiv(classes, block)
     with torch.cuda.device_of(labels):
@@ -176,8 +177,3 @@ def launch_mix_targets(
             labels, partner, lam, out, classes, blocks, on, off, BLOCK=block, num_warps=NUM_WARPS
         )
     return out
-
-
-def _rows_like(values: torch.Tensor, rows: int) -> torch.Tensor:
-    """An empty tensor of `rows` rows, each laid out as those of `values` are, without gaps between them."""
-    return values.new_empty_strided((rows, *values.shape[1:]), (values[:1].numel(), *values.stride()[1:]))

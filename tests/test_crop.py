@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 import augment_gpu as ag
-from augment_gpu.ops import crop as crop_op
+from augment_gpu.ops import crop_plan
 
 pytestmark = [
     # In a tile's part beyond the output the interpreter divides by a weight of 0; nothing of that is stored.
@@ -975,8 +975,8 @@ def test_an_out_whose_rows_overlap_is_refused(noise: Pixels) -> None:
 def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixels, width: int, size: int) -> None:
     """Sizes at which many centres fall on the very edge of a pixel."""
     images, crop = ragged(noise(1, width, 1)), crop_of((0, 0, width, 1))
-    _, offset, geometry, _ = crop_op._geometry(images, crop)
-    axis, _, _ = crop_op._tables(crop, geometry, size, "nearest", True)
+    matrix = np.eye(1, 2)[None]
+    offset, axis, *_ = crop_plan.plan_crop(images, crop, matrix, size, "nearest", True, triton=True)
     positions = (axis[0, 0] + np.arange(size) * axis[0, 1]) >> 32
     assert offset[0] == 0
     assert positions.tolist() == [(2 * i + 1) * width // (2 * size) for i in range(size)]  # in whole numbers

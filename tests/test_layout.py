@@ -22,6 +22,7 @@ ROOMS = (
     "integrations",
     "data",
     "stage",
+    "pipeline",
     "recipe",
     "tta",
     "testing",

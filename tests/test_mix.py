@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import augment_gpu as ag
-from augment_gpu.ops.mix import MixParams, apply_mix, sample_partners, shard
+from augment_gpu.ops import mix
+from augment_gpu.ops.mix import MixParams, sample_partners, shard
 from augment_gpu.testing import check_augmentation
 
 # Half a unit in the last place of a number in [0.5, 1): the result is rounded once. float32 computes λ·a + (1 − λ)·b
@@ -31,6 +32,11 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 }
 REFERENCES: dict[str, Callable[..., torch.Tensor]] = {"mixup": ag.mixup_reference, "cutmix": ag.cutmix_reference}
 kinds = pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+
+
+def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
+    """mixup or cutmix, as the parameters are."""
+    return ag.cutmix(values, params) if isinstance(params, ag.CutmixParams) else ag.mixup(values, params)
 
 
 def pictures(batch: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
@@ -141,10 +147,8 @@ def test_every_element_is_written_and_none_beyond(
     kind: str, kernel_device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The output is a part of a larger tensor, all of it 77 before."""
-    from augment_gpu.kernels import mix as kernel
-
     around = torch.full((5, 3, 17, 17), 77.0, device=kernel_device)
-    monkeypatch.setattr(kernel, "_rows_like", lambda values, rows: around[1 : 1 + rows])
+    monkeypatch.setattr(mix, "_mixed_like", lambda values, partner: around[1 : 1 + len(partner)])
     images = pictures(4).to(kernel_device)
     params = shard(SAMPLERS[kind](ag.Key(1), np.arange(4), alpha=1.0), np.arange(3), np.arange(4))
     mixed = apply_mix(images, params)
@@ -530,7 +534,7 @@ def test_values_of_another_rank_are_refused(kind: str, shape: tuple[int, ...]) -
 @pytest.mark.parametrize("rows", [0, 1, 4])
 def test_parameters_that_name_rows_beyond_the_batch_are_refused(kind: str, rows: int) -> None:
     params = SAMPLERS[kind](ag.Key(0), np.arange(5), alpha=1.0)
-    with pytest.raises(ValueError, match=rf"{kind} got {rows} rows; its 5 parameters name rows beyond them"):
+    with pytest.raises(ValueError, match=rf"there are {rows} rows to mix; the 5 parameters name rows beyond them"):
         apply_mix(pictures(rows), params)
 
 
@@ -590,7 +594,7 @@ def test_labels_that_are_no_class_numbers_are_refused(labels: torch.Tensor) -> N
 
 
 def test_labels_that_are_too_few_are_refused() -> None:
-    with pytest.raises(ValueError, match="mix_targets got 1 rows; its 2 parameters name rows beyond them"):
+    with pytest.raises(ValueError, match="there are 1 rows to mix; the 2 parameters name rows beyond them"):
         ag.mix_targets(torch.zeros(1, dtype=torch.int64), ag.MixupParams([1, 0], [0.5, 0.5]), 4)
 
 

@@ -228,7 +228,7 @@ def test_without_memory_for_the_output_it_says_how_much_was_wanted(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
     # 2 · 3 · 8 · 8 numbers of 2 bytes
     with pytest.raises(torch.OutOfMemoryError, match=r"takes 768 bytes; 1000 of 2000 are free on cuda:0") as raised:
-        crop._empty((2, 3, 8, 8), torch.float16, channels_last, GPU)
+        crop.empty_images((2, 3, 8, 8), torch.float16, channels_last, GPU)
     assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
 
 

@@ -17,8 +17,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import functional as tv
 
 import augment_gpu as ag
-from augment_gpu.ops.mix import apply_mix
-from augment_gpu.stage import Draws, augment, draw, draw_mix, evaluation_draws, image_sizes
+from augment_gpu.pipeline import Draws, augment, draw, draw_mix, evaluation_draws, prepare
+from augment_gpu.stage import image_sizes
 
 SIZE = 32
 JITTER = ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1})
@@ -231,8 +231,9 @@ def test_mixing_comes_last_and_treats_images_and_targets_alike(kind: str) -> Non
         "cutmix_alpha": lambda: ag.sample_cutmix(key, index, alpha=1.0, size=SIZE),
     }
     params = sample[kind]()
-    assert torch.equal(made, apply_mix(unmixed, params))
-    assert torch.equal(targets, apply_mix(smooth, params))
+    mixed = ag.cutmix if isinstance(params, ag.CutmixParams) else ag.mixup
+    assert torch.equal(made, mixed(unmixed, params))
+    assert torch.equal(targets, mixed(smooth, params))
     assert torch.equal(smooth, ag.one_hot(torch.tensor([0, 1, 2, 3, 5]), 6, smoothing=0.1))
 
 
@@ -428,7 +429,7 @@ def test_one_ops_options_do_not_change_the_draws_of_the_others() -> None:
 def test_augment_takes_any_number_of_rows_an_image() -> None:
     batch = ag.RaggedBatch.from_images(noise(2))
     crop = ag.center_crop_boxes(*image_sizes(batch), size=SIZE, resize=37).take([1, 0, 1])
-    images = augment(batch, Draws(crop), recipe())
+    images, _ = augment(prepare(batch, Draws(crop), recipe()), recipe())
     assert images.shape == (3, 3, SIZE, SIZE)
     assert torch.equal(images[0], images[2])
 
@@ -584,7 +585,7 @@ def test_a_single_image_without_a_batch_is_refused(training: bool) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"ops": (BLUR,)}, {"ops": (JITTER,)}], ids=["fused", "blur", "jitter"])
 def test_three_means_for_grey_pictures_are_refused_with_the_number_of_channels(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"mean has 3 numbers, and the images have 1 channels"):
+    with pytest.raises(ValueError, match=r"mean is \(0.485, 0.456, 0.406\); the images have 1 channels"):
         ag.Stage(recipe(**options))(noise(2, channels=1))
 
 

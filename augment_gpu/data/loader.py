@@ -12,9 +12,10 @@ import torch
 
 from augment_gpu.data.sources import Dataset, sample_name
 from augment_gpu.ops.mix import MixParams, shard
+from augment_gpu.pipeline import draw_mix
 from augment_gpu.ragged import RaggedBatch, as_array, as_hwc
 from augment_gpu.rng import Key, uniform
-from augment_gpu.stage import Stage, draw_mix
+from augment_gpu.stage import Stage
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ does.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,13 +18,14 @@ from numpy.typing import ArrayLike
 
 from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
+from augment_gpu.ops.crop_plan import Images, check_crop, color_matrix, plan_crop, white_of
 from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
-from augment_gpu.ops.path import runs_triton
+from augment_gpu.ops.operator import device_op, writes_in_place
+from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
-Images = RaggedBatch | torch.Tensor
 
 _OUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -49,7 +51,7 @@ def crop_resize_flip_reference(
         down = _weights(y0, y1, image.shape[0], size, interpolation, antialias, crop.taps).to(image.device)
         resized = torch.einsum("yh,hwc,xw->cyx", down, image, across)
         if interpolation == "bicubic":  # the cubic overshoots, and no pixel is brighter than white
-            resized = resized.clamp(0, _white(images))
+            resized = resized.clamp(0, white_of(images))
         if flip:
             resized = resized.flip(-1)
         affine = torch.from_numpy(matrix[v % len(matrix)]).to(image.device)
@@ -109,106 +111,85 @@ def crop_resize_flip(
 
     Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
     """
-    _check(images, crop, size, interpolation, dtype if out is None else out.dtype)
+    check_crop(images, crop, size, interpolation)
     matrix = color_matrix(images, len(crop), color, mean, std)
-    channels = matrix.shape[1]
-    device = images.device
-    shape = (len(crop), channels, size, size)
+    channels, device = matrix.shape[1], images.device
     if out is None:
-        out = _empty(shape, dtype, channels_last, device)
-    elif out.shape != shape or out.device != device:
+        out = empty_images((len(crop), channels, size, size), dtype, channels_last, device)
+    else:
+        _check_out(out, (len(crop), channels, size, size), device)
+    if len(crop) == 0:
+        return out
+    arrays = plan_crop(images, crop, matrix, size, interpolation, antialias, triton=runs_triton(device))
+    tables = upload(table_device(device), *arrays)
+    pixels = images.pixels if isinstance(images, RaggedBatch) else images
+    run_crop(pixels, tables, out, interpolation, antialias, exact, is_diagonal(matrix))
+    return out
+
+
+@device_op(
+    "crop_resize_flip(Tensor images, Tensor[] tables, Tensor(a!) out, str interpolation, bool antialias, bool exact, "
+    "bool diagonal) -> ()",
+    writes_in_place,
+)
+def run_crop(
+    images: torch.Tensor,
+    tables: Sequence[torch.Tensor],
+    out: torch.Tensor,
+    interpolation: str,
+    antialias: bool,
+    exact: bool,
+    diagonal: bool,
+) -> None:
+    """The device part: fills `out`. images: the (N,) pixels of a ragged batch, or (B, C, H, W). tables: of plan_crop.
+    diagonal: whether in no row's colours a channel sees another."""
+    if len(out) == 0:
+        return
+    white = 255.0 if images.dtype == torch.uint8 else 1.0
+    strides = (out.shape[1], 1) if images.ndim == 1 else (images.stride(3), images.stride(1))
+    if runs_triton(images.device):
+        from augment_gpu.kernels.crop import launch_crop_resize_flip
+
+        launch_crop_resize_flip(
+            images,
+            *tables,
+            out=out,
+            strides=strides,
+            reach=FILTER_REACH[interpolation],
+            white=white,
+            diagonal=diagonal,
+        )
+        return
+    offset, geometry, box, flip, matrix, confined = (table.numpy() for table in tables)
+    crop_rows(
+        images,
+        offset,
+        geometry,
+        CropParams(np.zeros(len(box)), box, flip, "box" if confined else "image"),
+        matrix,
+        out,
+        strides=strides,
+        interpolation=interpolation,
+        antialias=antialias,
+        rounded=images.device.type == "cpu" and white == 255 and antialias and not exact,
+        white=white,
+    )
+
+
+def _check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    _check_dtype(out.dtype)
+    if out.shape != shape or out.device != device:
         raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
     span = sum(stride * (length - 1) for stride, length in zip(out.stride()[1:], shape[1:], strict=True))
     if span >= 2**31 or repeats_memory(out):
         raise ValueError(
             f"out has strides {out.stride()}; its rows must not overlap, and one must span less than 2**31"
         )
-    if len(crop) == 0:
-        return out
-    pixels, offset, geometry, strides = _geometry(images, crop)
-    white = _white(images)
-    if not runs_triton(device):
-        rounded = device.type == "cpu" and white == 255 and antialias and not exact
-        crop_rows(
-            pixels,
-            offset,
-            geometry,
-            crop,
-            matrix,
-            out,
-            strides=strides,
-            interpolation=interpolation,
-            antialias=antialias,
-            rounded=rounded,
-            white=white,
-        )
-        return out
-    from augment_gpu.kernels.crop import launch_crop_resize_flip
-
-    axis, filters, ranges = _tables(crop, geometry, size, interpolation, antialias)
-    tables = upload(device, offset, axis, filters, ranges, matrix.astype(np.float32))
-    return launch_crop_resize_flip(
-        pixels,
-        *tables,
-        out=out,
-        strides=strides,
-        reach=FILTER_REACH[interpolation],
-        white=white,
-        diagonal=is_diagonal(matrix),
-    )
 
 
-def _tables(
-    crop: CropParams, geometry: np.ndarray, size: int, interpolation: Interpolation, antialias: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kernel's axis (V, 4) int64, filter (V, 3) float32 and range (V, 7) int32 tables, as its signature has them.
-
-    Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
-    of a large photograph, and float64 is slow on most GPUs.
-    """
-    start, stop = crop.box[:, :2].astype(np.float64), crop.box[:, 2:].astype(np.float64)
-    scale = (stop - start) / size
-    stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
-    reach = FILTER_REACH[interpolation] * stretch
-    # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
-    # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
-    # pixel's edge: rounded up, no position falls short of it.
-    nearest = interpolation == "nearest"
-    position = start + scale / 2
-    if not nearest:
-        position += np.stack([0.5 - reach[:, 0], np.full(len(crop), -0.5)], axis=1)
-    rounding = np.ceil if nearest else np.rint
-    fixed_start, fixed_step = (rounding(value * 2**32).astype(np.int64) for value in (position, scale))
-    # A mirrored row starts at the last column and steps back.
-    fixed_start[:, 0] += np.where(crop.flip, (size - 1) * fixed_step[:, 0], 0)
-    fixed_step[:, 0] *= np.where(crop.flip, -1, 1)
-    axis = np.stack([fixed_start[:, 0], fixed_step[:, 0], fixed_start[:, 1], fixed_step[:, 1]], axis=1)
-    filters = np.concatenate([1 / stretch, 1 - reach[:, :1]], axis=1).astype(np.float32)
-    height, width, y_stride = geometry.T
-    zero = np.zeros_like(height)
-    if crop.taps == "image":
-        low_high = [zero, width, zero, height]
-    else:
-        low, high = np.floor(start), np.ceil(stop)
-        low_high = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
-    taps = np.ceil(2 * reach[:, 0])
-    window, path = _paths(taps, low_high[1] - low_high[0], stretch[:, 1] > 1, int(FILTER_REACH[interpolation]))
-    ranges = np.stack([*low_high, y_stride, window, path], axis=1).astype(np.int32)
-    return axis, filters, ranges
-
-
-def _paths(taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
-    many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
-    from augment_gpu.kernels.crop import paths
-
-    window, path = taps.copy(), np.zeros(len(taps), dtype=np.int64)
-    for place, (down, unrolled) in reversed(list(enumerate(paths(reach)))):
-        # In turn from the most general path, so that the cheapest that serves has the last word.
-        size = np.full(len(taps), unrolled) if unrolled > 0 else np.ceil(taps / 4) * 4 if unrolled == 0 else taps
-        serves = (shrinks == down) & (size >= taps) & ((size <= width) | (unrolled < 0))
-        window, path = np.where(serves, size, window), np.where(serves, place, path)
-    return window, path
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in _OUT_DTYPES:
+        raise TypeError(f"dtype is {dtype}; wanted one of {', '.join(map(str, _OUT_DTYPES))}")
 
 
 def repeats_memory(tensor: torch.Tensor) -> bool:
@@ -216,44 +197,13 @@ def repeats_memory(tensor: torch.Tensor) -> bool:
     return any(stride == 0 < length - 1 for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
 
 
-def color_matrix(
-    images: Images, rows: int, color: ArrayLike | None, mean: ArrayLike | None, std: ArrayLike | None
-) -> np.ndarray:
-    """(1 or V, C, C + 1) float64: from pixel values as stored to the output, (color − mean) / std in one affine map."""
-    channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]
-    if color is None:
-        matrix = np.eye(channels, channels + 1)[None]
-    else:
-        matrix = np.array(color, dtype=np.float64)
-        if matrix.shape not in ((channels, channels + 1), (rows, channels, channels + 1)):
-            raise ValueError(
-                f"color has shape {matrix.shape}; wanted {(channels, channels + 1)} or {(rows, channels, channels + 1)}"
-            )
-        matrix = matrix.reshape(-1, channels, channels + 1)
-    matrix[:, :, :-1] /= _white(images)
-    for name, value in (("mean", mean), ("std", std)):
-        if value is not None and np.shape(value) not in ((), (1,), (channels,)):
-            raise ValueError(f"{name} is {value!r}; the images have {channels} channels")
-    if mean is not None:
-        matrix[:, :, -1] -= np.asarray(mean, dtype=np.float64)
-    if std is not None:
-        deviation = np.broadcast_to(np.asarray(std, dtype=np.float64), (channels,))
-        if not ((deviation > 0) & (deviation < np.inf)).all():
-            raise ValueError(f"std is {std!r}; each must be above 0 and finite")
-        matrix /= deviation[:, None]
-    if not np.isfinite(matrix).all():
-        raise ValueError("color, mean or std holds a value that is not finite")
-    return matrix
-
-
-def _white(images: Images) -> float:
-    """The largest pixel value: 255 for uint8, 1 for float images."""
-    return 255.0 if isinstance(images, RaggedBatch) or images.dtype == torch.uint8 else 1.0
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> torch.Tensor:
+def empty_images(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> torch.Tensor:
+    """(V, C, S, S), not initialised. Raises TypeError for a dtype that crop_resize_flip does not write."""
+    _check_dtype(dtype)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    if torch.compiler.is_compiling():  # the compiler plans memory by itself
+        return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
     if device.type != "cpu":
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
         try:
             return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
         except torch.OutOfMemoryError as error:
@@ -268,52 +218,3 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, devi
         if channels_last
         else memory.empty(shape, dtype)
     )
-
-
-def _geometry(images: Images, crop: CropParams) -> tuple[torch.Tensor, np.ndarray, np.ndarray, tuple[int, int]]:
-    """Where each row's image lies: the values, offset (V,) int64 of its first one, geometry (V, 3) int32 height, width,
-    values from one image row to the next, and the values from one column and from one channel to the next."""
-    if isinstance(images, RaggedBatch):
-        channels = images.channels
-        height, width = images.height.numpy()[crop.source], images.width.numpy()[crop.source]
-        geometry = np.stack([height, width, width * channels], axis=1)
-        return images.pixels, images.offset.numpy()[crop.source], geometry, (channels, 1)
-    geometry = np.array([images.shape[2], images.shape[3], images.stride(2)], dtype=np.int32)
-    offset = crop.source * images.stride(0)
-    return images, offset, np.broadcast_to(geometry, (len(crop), 3)), (images.stride(3), images.stride(1))
-
-
-def _check(images: Images, crop: CropParams, size: int, interpolation: str, dtype: torch.dtype) -> None:
-    if isinstance(images, RaggedBatch):
-        channels, heights, widths = images.channels, images.height.numpy(), images.width.numpy()
-        sizes = heights.astype(np.int64) * widths * channels
-        largest = int(sizes.max(initial=0))
-        ends, offsets = images.offset.numpy() + sizes, images.offset.numpy()
-        if images.pixels.dtype != torch.uint8 or not images.pixels.is_contiguous():
-            raise TypeError(f"the batch's pixels are {images.pixels.dtype}; wanted contiguous torch.uint8")
-        if offsets.min(initial=0) < 0 or ends.max(initial=0) > images.pixels.numel() or sizes.min(initial=1) < 1:
-            raise ValueError(f"the batch's images do not lie within its {images.pixels.numel()} pixel values")
-    elif isinstance(images, torch.Tensor):
-        if images.ndim != 4:
-            raise ValueError(f"images have shape {tuple(images.shape)}; wanted (B, C, H, W) or a RaggedBatch")
-        if images.dtype not in (torch.uint8, torch.float32):
-            raise TypeError(f"images are {images.dtype}; wanted torch.uint8, or torch.float32 in [0, 1]")
-        batch, channels, height, width = images.shape
-        heights, widths = np.full(batch, height), np.full(batch, width)
-        largest = sum(images.stride(d) * (images.shape[d] - 1) for d in (1, 2, 3)) + 1
-    else:
-        raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
-    if channels not in (1, 3, 4):
-        raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
-    side = max(heights.max(initial=0), widths.max(initial=0))
-    if side >= 2**24:  # where float32 boxes and the kernel's positions stop being exact
-        raise ValueError(f"the longest side is {side} pixels; it must stay below 2**24")
-    if largest >= 2**31:
-        raise ValueError(f"the largest image spans {largest} values; one image must stay below 2**31")
-    if interpolation not in FILTER_REACH:
-        raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(FILTER_REACH)}")
-    if dtype not in _OUT_DTYPES:
-        raise TypeError(f"dtype is {dtype}; wanted one of {', '.join(map(str, _OUT_DTYPES))}")
-    if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1")
-    crop.check(heights, widths)

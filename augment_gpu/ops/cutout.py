@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from augment_gpu.ops.crop import repeats_memory
-from augment_gpu.ops.path import runs_triton
+from augment_gpu.ops.operator import device_op, writes_in_place
+from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
 
@@ -146,36 +147,42 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
 
     images: (B, C, H, W) floating point, C at most 4. Raises ValueError for holes outside the images.
     """
-    _check(images, params)
-    noise = params.fill == "noise"
-    fill = np.broadcast_to(np.asarray(0.0 if noise else params.fill, dtype=np.float32), (images.shape[1],))
-    # The plain torch path reads its tables on the host, so there they stay.
-    where = images.device if runs_triton(images.device) else torch.device("cpu")
-    # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
-    box, seed, values = upload(where, params.box, params.seed.view(np.int32), fill)
-    return _cutout(images, box, seed, values, noise)
-
-
-def _cutout(
-    images: torch.Tensor, box: torch.Tensor, seed: torch.Tensor, fill: torch.Tensor, noise: bool
-) -> torch.Tensor:
-    """box (B, 4) int32, seed (B, 2) int32, fill (C,) float32: on the images' device, or on the CPU for plain torch."""
-    if not runs_triton(images.device):
-        _fill_each(images, box.tolist(), seed.numpy().view(np.uint32).tolist(), "noise" if noise else fill.tolist())
-        return images
-    from augment_gpu.kernels.cutout import launch_fill, launch_noise
-
-    return launch_noise(images, box, seed) if noise else launch_fill(images, box, fill)
-
-
-def _check(images: torch.Tensor, params: CutoutParams) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
-    batch, channels, height, width = images.shape
     if repeats_memory(images):
         raise ValueError(
             f"images have strides {images.stride()}; rows that share memory cannot have holes of their own"
         )
+    tables = upload(table_device(images.device), *plan_cutout(images.shape, params))
+    run_cutout(images, tables, params.fill == "noise")
+    return images
+
+
+def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
+    """The host part: box (B, 4) int32, seed (B, 2) int32 and fill (C,) float32, for images of this shape, checked."""
+    _check(shape, params)
+    fill = 0.0 if params.fill == "noise" else params.fill
+    # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
+    return [params.box, params.seed.view(np.int32), np.broadcast_to(np.asarray(fill, dtype=np.float32), (shape[1],))]
+
+
+@device_op("cutout(Tensor(a!) images, Tensor[] tables, bool noise) -> ()", writes_in_place)
+def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor], noise: bool) -> None:
+    """The device part. tables: of plan_cutout."""
+    box, seed, fill = tables
+    if not runs_triton(images.device):
+        _fill_each(images, box.tolist(), seed.numpy().view(np.uint32).tolist(), "noise" if noise else fill.tolist())
+        return
+    from augment_gpu.kernels.cutout import launch_fill, launch_noise
+
+    if noise:
+        launch_noise(images, box, seed)
+    else:
+        launch_fill(images, box, fill)
+
+
+def _check(shape: Sequence[int], params: CutoutParams) -> None:
+    batch, channels, height, width = shape
     if params.box.shape != (batch, 4) or params.seed.shape != (batch, _SEED_WORDS):
         raise ValueError(f"there are {len(params.box)} holes for {batch} images; wanted one a row")
     x0, y0, x1, y1 = params.box.T

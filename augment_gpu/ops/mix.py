@@ -3,6 +3,7 @@
 Both take the images and the targets through the same parameter object, so labels cannot disagree with pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.operator import device_op
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, beta, uniform
@@ -134,9 +136,9 @@ def shard(params: MixParams, rows: np.ndarray, local: np.ndarray) -> MixParams:
 
 def mixup(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
     """Images (B, C, H, W) or targets (B, classes), floating point, mixed into a new tensor of the same dtype."""
-    _check(values, params, "mixup")
-    partner, lam = upload(values.device, params.partner, params.lam)
-    return _mixup(values, partner, lam)
+    _check_values(values, "mixup")
+    tables = plan_mix(params, len(values))
+    return _blended(values, *upload(values.device, *tables))
 
 
 def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
@@ -149,15 +151,10 @@ def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
 
 def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
     """Images (B, C, H, W): each row with its partner's box, in a new tensor. Targets (B, classes): mixed by λ."""
-    _check(values, params, "cutmix")
-    if values.ndim == 2:
-        return _mixup(values, *upload(values.device, params.partner, params.lam))
-    _, _, height, width = values.shape
-    x0, y0, x1, y1 = params.box.T
-    if not ((x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)).all():
-        raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
-    partner, box = upload(values.device, params.partner, params.box)
-    return _cutmix(values, partner, box)
+    _check_values(values, "cutmix")
+    size = values.shape[2:] if values.ndim == 4 else None
+    partner, lam, *box = upload(values.device, *plan_mix(params, len(values), size))
+    return _pasted(values, partner, *box) if values.ndim == 4 else _blended(values, partner, lam)
 
 
 def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
@@ -170,19 +167,13 @@ def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor
     return mixed
 
 
-def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
-    """mixup or cutmix, as the parameters are."""
-    return cutmix(values, params) if isinstance(params, CutmixParams) else mixup(values, params)
-
-
 def mix_targets(labels: torch.Tensor, params: MixParams, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
     """The targets of mixed images, straight from class numbers: one_hot(labels, num_classes, smoothing=smoothing),
     mixed by λ. labels: (B,) integers. Returns (B, num_classes) float32."""
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}; wanted class numbers (B,)")
-    _check_rows(len(labels), params, "mix_targets")
-    partner, lam = upload(labels.device, params.partner, params.lam)
-    return _mix_targets(labels, partner, lam, num_classes, smoothing)
+    partner, lam, *_ = upload(labels.device, *plan_mix(params, len(labels)))
+    return run_mix_targets(labels, partner, lam, num_classes, smoothing)
 
 
 def mix_targets_reference(
@@ -193,31 +184,82 @@ def mix_targets_reference(
     return mixup_reference(targets, MixupParams(params.partner, params.lam))
 
 
-def _mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-    if not runs_triton(values.device):
-        return _blend(values, partner, lam)
+def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) -> list[np.ndarray]:
+    """The host part, for a batch of so many rows: partner (B,) int64, lam (B,) float32, and of cutmix, where `size`
+    (height, width) says that images are mixed, box (B, 4) int32; checked."""
+    if len(params) > rows or (len(params) and not 0 <= params.partner.min() <= params.partner.max() < rows):
+        raise ValueError(f"there are {rows} rows to mix; the {len(params)} parameters name rows beyond them")
+    if size is None or not isinstance(params, CutmixParams):
+        return [params.partner, params.lam]
+    height, width = size
+    x0, y0, x1, y1 = params.box.T
+    if not ((x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)).all():
+        raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
+    return [params.partner, params.lam, params.box]
+
+
+def _mixed_like(values: torch.Tensor, partner: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    """An empty tensor for the result: a row for each partner, laid out as those of `values` are."""
+    rows = _gapless(values)
+    return rows.new_empty_strided((len(partner), *rows.shape[1:]), (rows[:1].numel(), *rows.stride()[1:]))
+
+
+@device_op("mixup(Tensor values, Tensor partner, Tensor lam) -> Tensor", _mixed_like)
+def run_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """The device part of mixup."""
+    rows = _gapless(values)
+    out = _mixed_like(rows, partner)
+    if not runs_triton(rows.device):
+        return _blend(rows, partner.to(rows.device), lam.to(rows.device), out=out)
     from augment_gpu.kernels.mix import launch_mixup
 
-    return launch_mixup(_gapless(values), partner, lam)
+    return launch_mixup(rows, partner, lam, out=out)
 
 
-def _cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    if not runs_triton(values.device):
-        return _paste(values, partner, box)
+@device_op("cutmix(Tensor values, Tensor partner, Tensor box) -> Tensor", _mixed_like)
+def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    """The device part of cutmix on images."""
+    rows = _gapless(values)
+    out = _mixed_like(rows, partner)
+    if not runs_triton(rows.device):
+        return out.copy_(_paste(rows, partner.to(rows.device), box.to(rows.device)))
     from augment_gpu.kernels.mix import launch_cutmix
 
-    return launch_cutmix(_gapless(values), partner, box)
+    return launch_cutmix(rows, partner, box, out=out)
 
 
-def _mix_targets(
+def _targets_like(
     labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, num_classes: int, smoothing: float
 ) -> torch.Tensor:
+    return torch.empty(len(partner), num_classes, dtype=torch.float32, device=labels.device)
+
+
+@device_op(
+    "mix_targets(Tensor labels, Tensor partner, Tensor lam, int num_classes, float smoothing) -> Tensor", _targets_like
+)
+def run_mix_targets(
+    labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, num_classes: int, smoothing: float
+) -> torch.Tensor:
+    """The device part of mix_targets."""
     if not runs_triton(labels.device):
-        return _blend(one_hot(labels, num_classes, smoothing=smoothing), partner, lam)
+        targets = one_hot(labels, num_classes, smoothing=smoothing)
+        return _blend(targets, partner.to(labels.device), lam.to(labels.device))
     from augment_gpu.kernels.mix import launch_mix_targets
 
     on, off = _on_off(num_classes, smoothing)
-    return launch_mix_targets(labels.contiguous(), partner, lam, classes=num_classes, on=on, off=off)
+    out = _targets_like(labels, partner, lam, num_classes, smoothing)
+    return launch_mix_targets(labels.contiguous(), partner, lam, out=out, on=on, off=off)
+
+
+def _blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+    """run_mixup, or plain torch for values that want a gradient, which an operator does not pass on."""
+    wants_gradient = values.requires_grad and torch.is_grad_enabled()
+    return _blend(values, partner, lam) if wants_gradient else run_mixup(values, partner, lam)
+
+
+def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    wants_gradient = values.requires_grad and torch.is_grad_enabled()
+    return _paste(values, partner, box) if wants_gradient else run_cutmix(values, partner, box)
 
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:
@@ -228,11 +270,17 @@ def _gapless(values: torch.Tensor) -> torch.Tensor:
     return values.contiguous()
 
 
-def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+def _blend(
+    values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values."""
     lam = lam.view(-1, *(1,) * (values.ndim - 1))
-    own = values[: len(lam)]
-    # lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values
-    return torch.lerp(values[partner].float(), own.float(), lam).to(values.dtype)
+    other, own = values[partner].float(), values[: len(lam)].float()
+    if out is None:
+        return torch.lerp(other, own, lam).to(values.dtype)
+    return (
+        torch.lerp(other, own, lam, out=out) if out.dtype == torch.float32 else out.copy_(torch.lerp(other, own, lam))
+    )
 
 
 def _paste(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
@@ -245,17 +293,11 @@ def _paste(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> to
     return torch.where(inside, values[partner], values[: len(partner)])
 
 
-def _check(values: torch.Tensor, params: MixParams, name: str) -> None:
+def _check_values(values: torch.Tensor, name: str) -> None:
     if not values.is_floating_point():
         raise TypeError(f"{name} got {values.dtype} values; wanted floating point, labels as (B, classes) rows")
     if values.ndim not in (2, 4):
         raise ValueError(f"{name} got shape {tuple(values.shape)}; wanted images (B, C, H, W) or targets (B, classes)")
-    _check_rows(len(values), params, name)
-
-
-def _check_rows(rows: int, params: MixParams, name: str) -> None:
-    if len(params) > rows or (len(params) and not 0 <= params.partner.min() <= params.partner.max() < rows):
-        raise ValueError(f"{name} got {rows} rows; its {len(params)} parameters name rows beyond them")
 
 
 def one_hot(labels: torch.Tensor, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:

@@ -21,6 +21,11 @@ def runs_triton(device: torch.device) -> bool:
     return _interpreted() or (device.type == "cuda" and _serves(_index(device)))
 
 
+def table_device(device: torch.device) -> torch.device:
+    """Where an op's tables belong: beside the images for the kernels, on the host for plain torch, which reads them."""
+    return device if runs_triton(device) else torch.device("cpu")
+
+
 def why_not_triton(device: torch.device) -> str | None:
     """None where the Triton kernels can serve this device, else one sentence that says what is missing.
 

@@ -1,0 +1,192 @@
+"""From draws to a batch: the host part, which decides and checks, and the device part, which computes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from augment_gpu.ops.boxes import (
+    CropParams,
+    center_crop_boxes,
+    sample_flip,
+    sample_random_resized_crop,
+    sample_scale_jitter_crop,
+)
+from augment_gpu.ops.crop import empty_images, run_crop
+from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
+from augment_gpu.ops.cutout import CutoutParams, plan_cutout, run_cutout, sample_cutout, sample_random_erasing
+from augment_gpu.ops.mix import (
+    MixParams,
+    one_hot,
+    plan_mix,
+    run_cutmix,
+    run_mix_targets,
+    run_mixup,
+    sample_cutmix,
+    sample_mixup,
+)
+from augment_gpu.ops.path import runs_triton, table_device
+from augment_gpu.ops.upload import upload
+from augment_gpu.ragged import RaggedBatch
+from augment_gpu.recipe import OPS, Recipe
+from augment_gpu.rng import Key, uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order."""
+
+    crop: CropParams
+    ops: tuple[Any, ...] = ()
+    holes: tuple[CutoutParams, ...] = ()
+
+
+def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> Draws:
+    """What the recipe does to each sample in training. index: (B,) positions in the data set; sizes in pixels."""
+    index = np.asarray(index, dtype=np.int64)
+    holes = []
+    if recipe.cutout:
+        holes.append(sample_cutout(key, index, size=recipe.size, length=recipe.cutout, fill=recipe.fill))
+    if recipe.reprob:
+        holes.append(sample_random_erasing(key, index, size=recipe.size, p=recipe.reprob, fill=recipe.fill))
+    ops = tuple(OPS[name][0](key, index, **options) for name, options in recipe.ops)
+    return Draws(_draw_crop(recipe, key, index, heights, widths), ops, tuple(holes))
+
+
+def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> CropParams:
+    if recipe.crop == "random_resized":
+        return sample_random_resized_crop(key, index, heights, widths, recipe.scale, recipe.ratio, recipe.flip)
+    if recipe.crop == "scale_jitter":
+        return sample_scale_jitter_crop(key, index, heights, widths, recipe.size, recipe.short_side, recipe.flip)
+    central = evaluation_draws(recipe, heights, widths).crop
+    return replace(central, flip=sample_flip(key, index, recipe.flip))
+
+
+def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> Draws:
+    """The evaluation view: short side to `evaluation_resize`, central crop, nothing random."""
+    return Draws(center_crop_boxes(heights, widths, recipe.size, recipe.evaluation_resize))
+
+
+def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:
+    """How the samples of one whole batch, over all ranks, are mixed; None where the recipe does not mix."""
+    index = np.asarray(index, dtype=np.int64)
+    if not recipe.mixes or not len(index):
+        return None
+    cuts = recipe.cutmix_alpha > 0
+    if cuts and recipe.mixup_alpha > 0:
+        cuts = bool(uniform(key, index.min(keepdims=True), "mix.switch")[0, 0] < recipe.switch_prob)
+    if cuts:
+        return sample_cutmix(key, index, alpha=recipe.cutmix_alpha, size=recipe.size)
+    return sample_mixup(key, index, alpha=recipe.mixup_alpha)
+
+
+class Prepared(NamedTuple):
+    """A batch on the device with everything that was decided about it: what the device part of a stage takes.
+
+    images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
+    device. soft: whether they become (B, num_classes). channels: C. crop, holes, mix: the tables of crop_resize_flip,
+    of each cutout, and of mixup or (three tables) cutmix, or none. ops: the parameters of each of the recipe's ops.
+    Tables have the same shapes for every batch of one size, whatever was drawn.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor | None
+    soft: bool
+    channels: int
+    crop: list[torch.Tensor]
+    holes: list[list[torch.Tensor]]
+    mix: list[torch.Tensor]
+    ops: tuple[Any, ...]
+
+    def copy_(self, other: "Prepared") -> None:
+        """Overwrites this batch, in place, with one of as many samples: so that a CUDA graph, captured on this one, is
+        replayed with other images and draws. The other's ragged pixels may be fewer, but not more."""
+        if self.images.ndim == 1 and len(other.images) > len(self.images):
+            raise ValueError(f"the batch has {len(other.images)} values; there is room for {len(self.images)}")
+        mine, theirs = self._tensors(), other._tensors()
+        if [table.shape for table in mine] != [table.shape for table in theirs] or self.ops or other.ops:
+            raise ValueError("the batches differ in size, in being mixed by mixup or cutmix, or have ops of their own")
+        images = self.images[: len(other.images)] if self.images.ndim == 1 else self.images
+        for target, source in zip((images, *mine), (other.images, *theirs), strict=True):
+            target.copy_(source, non_blocking=True)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """All but the images."""
+        targets = [] if self.targets is None else [self.targets]
+        return [*targets, *self.crop, *chain.from_iterable(self.holes), *self.mix]
+
+
+def prepare(
+    images: RaggedBatch | torch.Tensor,
+    draws: Draws,
+    recipe: Recipe,
+    *,
+    targets: torch.Tensor | None = None,
+    soft: bool = False,
+    mix: MixParams | None = None,
+) -> Prepared:
+    """The host part: draws checked and turned into tables, all of them sent to the images' device in one copy."""
+    size = recipe.size
+    check_crop(images, draws.crop, size, recipe.interpolation)
+    matrix = color_matrix(images, len(draws.crop), None, recipe.mean, recipe.std)
+    if draws.ops:  # normalisation comes after them, and not with the crop
+        matrix = color_matrix(images, len(draws.crop), None, None, None)
+    channels, triton = matrix.shape[1], runs_triton(images.device)
+    groups = [plan_crop(images, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
+    shape = (len(draws.crop), channels, size, size)
+    groups += [plan_cutout(shape, holes) for holes in draws.holes]
+    groups += [] if mix is None else [plan_mix(mix, len(draws.crop), shape[2:])]
+    sent = iter(upload(table_device(images.device), *chain.from_iterable(groups)))
+    crop, *others = [list(islice(sent, len(group))) for group in groups]
+    pixels = images.pixels if isinstance(images, RaggedBatch) else images
+    holes, mixing = others[: len(draws.holes)], [] if mix is None else others[-1]
+    return Prepared(pixels, targets, soft, channels, crop, holes, mixing, draws.ops)
+
+
+def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The device part: images (V, C, S, S), normalised, in the recipe's dtype and memory format, and targets.
+
+    It never waits for the device. Without ops it is one launch for the crop, and one each for the holes, the mixed
+    images and the mixed targets; torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at
+    the second batch or later: at a device's first one kernels are compiled, and the device is tried. With ops the crop
+    is written as float32 in [0, 1], and normalised after the last one; ops look at their draws on the host.
+    """
+    fused = not batch.ops
+    shape = (len(batch.crop[0]), batch.channels, recipe.size, recipe.size)
+    dtype = recipe.torch_dtype if fused else torch.float32
+    images = empty_images(shape, dtype, recipe.channels_last, batch.images.device)
+    run_crop(batch.images, batch.crop, images, recipe.interpolation, recipe.antialias, recipe.exact, True)
+    if not fused:
+        for (name, _), params in zip(recipe.ops, batch.ops, strict=True):
+            images = OPS[name][1](images, params)
+        images = _normalize(images, recipe)
+    for holes in batch.holes:
+        run_cutout(images, holes, recipe.fill == "noise")
+    if batch.mix:
+        partner, lam, *box = batch.mix
+        images = run_cutmix(images, partner, *box) if box else run_mixup(images, partner, lam)
+    return images, None if batch.targets is None else _soften(batch.targets, batch.soft, batch.mix, recipe)
+
+
+def _soften(targets: torch.Tensor, soft: bool, mix: Sequence[torch.Tensor], recipe: Recipe) -> torch.Tensor:
+    """Class numbers as rows of targets where these are wanted soft; mixed, where the images are."""
+    if targets.ndim == 1 and soft:
+        classes, smoothing = recipe.num_classes or 0, recipe.label_smoothing
+        if mix:
+            return run_mix_targets(targets, *mix[:2], classes, smoothing)
+        return one_hot(targets, classes, smoothing=smoothing)
+    return run_mixup(targets, *mix[:2]) if mix else targets
+
+
+def _normalize(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """(images − mean) / std, in place, cast to the recipe's dtype and memory format."""
+    if recipe.mean is not None:
+        images.sub_(torch.tensor(recipe.mean).view(-1, 1, 1).to(images.device, non_blocking=True))
+    if recipe.std is not None:
+        images.div_(torch.tensor(recipe.std).view(-1, 1, 1).to(images.device, non_blocking=True))
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    return images.to(recipe.torch_dtype, memory_format=memory_format)
