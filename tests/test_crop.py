@@ -600,6 +600,37 @@ def test_a_box_far_from_the_corner_keeps_its_fraction(noise: Pixels, taps: Any, 
     assert_exact(images, crop.take([0]), size=17, interpolation="bicubic")
 
 
+def test_an_image_beyond_two_gibibytes_is_found(noise: Pixels, device: str) -> None:
+    """Its offset does not fit into 32 bits. The pages between the images are never touched."""
+    images = [noise(33, 47), noise(40, 29, seed=1)]
+    where = [7, 2**31 + 11]
+    pixels = torch.zeros(where[1] + images[1].size + 16, dtype=torch.uint8)
+    for start, image in zip(where, images, strict=True):
+        pixels[start : start + image.size] = torch.from_numpy(image).reshape(-1)
+    height, width = (torch.tensor([image.shape[axis] for image in images], dtype=torch.int32) for axis in (0, 1))
+    batch = ag.RaggedBatch(pixels[:-16], torch.tensor(where), height, width, 3).to(device)
+    crop = crop_of((3, 2, 40, 31), (0, 1, 28, 33))
+    out = ag.crop_resize_flip(batch, crop, size=16)
+    assert torch.equal(out, ag.crop_resize_flip(ragged(*images, device=device), crop, size=16))
+
+
+@pytest.mark.cuda
+def test_an_output_beyond_two_billion_values_is_written_to_its_end(noise: Pixels) -> None:
+    """And holes and partners are found there."""
+    rows = 2**31 // (3 * 224 * 224) + 3
+    crop = crop_of((3, 2, 40, 31)).take(np.zeros(rows, dtype=int))
+    images = ag.crop_resize_flip(ragged(noise(33, 47), device="cuda"), crop, size=224, dtype=torch.float16)
+    assert torch.equal(images[-1], images[0])
+    boxes = np.zeros((rows, 4), dtype=np.int32)
+    boxes[-1] = 5, 6, 50, 70
+    ag.cutout(images, ag.CutoutParams(boxes, np.zeros((rows, 2)), 7.0))
+    assert (images[-1, :, 6:70, 5:50] == 7).all()
+    assert torch.equal(images[-1, :, 70:], images[0, :, 70:])
+    mixed = ag.mixup(images, ag.MixupParams(np.array([rows - 1, 0]), np.array([0.0, 1.0])))
+    assert torch.equal(mixed[0], images[-1])
+    assert torch.equal(mixed[1], images[1])
+
+
 def test_one_image_may_serve_many_rows(noise: Pixels, device: str) -> None:
     images = [noise(20 + i, 30 - i, seed=i) for i in range(3)]
     source = [2, 0, 2, 2, 1, 0, 2]

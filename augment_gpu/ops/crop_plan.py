@@ -1,5 +1,8 @@
 """The host part of crop_resize_flip: arguments checked, and turned into the tables that its device part reads."""
 
+from functools import cache, lru_cache
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -45,56 +48,86 @@ def _kernel_tables(
     Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
     of a large photograph, and float64 is slow on most GPUs.
     """
+    rows, nearest = len(crop), interpolation == "nearest"
     start, stop = crop.box[:, :2].astype(np.float64), crop.box[:, 2:].astype(np.float64)
     scale = (stop - start) / size
     stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
-    reach = FILTER_REACH[interpolation] * stretch
+    reach = FILTER_REACH[interpolation] * stretch[:, 0]
+    position = np.empty((rows, 2, 2))  # x, y; start, step
+    position[:, :, 0], position[:, :, 1] = start + scale / 2, scale
     # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
     # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
     # pixel's edge: rounded up, no position falls short of it.
-    nearest = interpolation == "nearest"
-    position = start + scale / 2
     if not nearest:
-        position += np.stack([0.5 - reach[:, 0], np.full(len(crop), -0.5)], axis=1)
-    rounding = np.ceil if nearest else np.rint
-    fixed_start, fixed_step = (rounding(value * 2**32).astype(np.int64) for value in (position, scale))
+        position[:, 0, 0] += 0.5 - reach
+        position[:, 1, 0] -= 0.5
+    position *= 2.0**32
+    axis = (np.ceil if nearest else np.rint)(position, out=position).astype(np.int64).reshape(rows, 4)
     # A mirrored row starts at the last column and steps back.
-    fixed_start[:, 0] += np.where(crop.flip, (size - 1) * fixed_step[:, 0], 0)
-    fixed_step[:, 0] *= np.where(crop.flip, -1, 1)
-    axis = np.stack([fixed_start[:, 0], fixed_step[:, 0], fixed_start[:, 1], fixed_step[:, 1]], axis=1)
-    filters = np.concatenate([1 / stretch, 1 - reach[:, :1]], axis=1).astype(np.float32)
-    height, width, y_stride = geometry.T
-    zero = np.zeros_like(height)
+    axis[:, 0] += axis[:, 1] * crop.flip * (size - 1)
+    axis[:, 1] *= 1 - 2 * crop.flip.view(np.int8)
+    filters = np.empty((rows, 3), dtype=np.float32)
+    filters[:, :2], filters[:, 2] = 1 / stretch, 1 - reach
+    ranges = np.empty((rows, 7), dtype=np.int32)
     if crop.taps == "image":
-        low_high = [zero, width, zero, height]
+        ranges[:, 0:4:2], ranges[:, 1:4:2] = 0, geometry[:, 1::-1]
     else:
-        low, high = np.floor(start), np.ceil(stop)
-        low_high = [low[:, 0], high[:, 0], low[:, 1], high[:, 1]]
-    taps = np.ceil(2 * reach[:, 0])
-    window, path = _paths(taps, low_high[1] - low_high[0], stretch[:, 1] > 1, int(FILTER_REACH[interpolation]))
-    ranges = np.stack([*low_high, y_stride, window, path], axis=1).astype(np.int32)
+        ranges[:, 0:4:2], ranges[:, 1:4:2] = np.floor(start), np.ceil(stop)
+    ranges[:, 4] = geometry[:, 2]
+    if not nearest:
+        width = ranges[:, 1] - ranges[:, 0]
+        ranges[:, 5], ranges[:, 6] = _paths(np.ceil(2 * reach), width, stretch[:, 1] > 1, interpolation)
     return axis, filters, ranges
 
 
-def _paths(taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+def _paths(
+    taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, interpolation: str
+) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
     many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
-    from augment_gpu.kernels.crop import paths
+    sizes, paths, narrow_path = _path_table(interpolation)
+    count, down = np.minimum(taps, paths.shape[1] - 1).astype(np.int64), shrinks.view(np.int8).astype(np.int64)
+    window = np.where(sizes[down, count] > 0, sizes[down, count], np.ceil(taps / 4) * 4)
+    narrow = window > width
+    return np.where(narrow, taps, window), np.where(narrow, narrow_path[down], paths[down, count])
 
-    window, path = taps.copy(), np.zeros(len(taps), dtype=np.int64)
-    for place, (down, unrolled) in reversed(list(enumerate(paths(reach)))):
-        # In turn from the most general path, so that the cheapest that serves has the last word.
-        size = np.full(len(taps), unrolled) if unrolled > 0 else np.ceil(taps / 4) * 4 if unrolled == 0 else taps
-        serves = (shrinks == down) & (size >= taps) & ((size <= width) | (unrolled < 0))
-        window, path = np.where(serves, size, window), np.where(serves, place, path)
-    return window, path
+
+@cache
+def _path_table(interpolation: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By (shrinks, number of taps): the window of the cheapest path, 0 for a multiple of four, and its place in the
+    kernel's list; by shrinks: the place of the path for boxes narrower than that window."""
+    from augment_gpu.kernels.crop import UNROLLED, paths
+
+    known = paths(int(FILTER_REACH[interpolation]))
+    place = np.zeros((2, UNROLLED + 2), dtype=np.int64)
+    for taps in range(UNROLLED + 2):
+        for down in (False, True):
+            fitting = [unrolled for shrinks, unrolled in known if shrinks == down and unrolled >= max(taps, 1)]
+            place[int(down), taps] = known.index((down, min(fitting, default=0)))
+    sizes = np.array([unrolled for _, unrolled in known])[place]
+    return sizes, place, np.array([known.index((False, -1)), known.index((True, -1))])
 
 
 def color_matrix(
     images: Images, rows: int, color: ArrayLike | None, mean: ArrayLike | None, std: ArrayLike | None
 ) -> np.ndarray:
-    """(1 or V, C, C + 1) float64: from pixel values as stored to the output, (color − mean) / std in one affine map."""
+    """(1 or V, C, C + 1) float64: from pixel values as stored to the output, (color − mean) / std in one affine map.
+    Not to be written to."""
     channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]
+    constants: tuple[Any, Any] = (mean, std)
+    if color is None and all(isinstance(value, tuple | float | None) for value in constants):
+        return _normalization(channels, white_of(images), *constants)  # as a recipe has them, the same for every batch
+    return _color_matrix(channels, white_of(images), rows, color, mean, std)
+
+
+@lru_cache(maxsize=16)
+def _normalization(channels: int, white: float, mean: Any, std: Any) -> np.ndarray:
+    return _color_matrix(channels, white, 1, None, mean, std)
+
+
+def _color_matrix(
+    channels: int, white: float, rows: int, color: ArrayLike | None, mean: ArrayLike | None, std: ArrayLike | None
+) -> np.ndarray:
     if color is None:
         matrix = np.eye(channels, channels + 1)[None]
     else:
@@ -104,7 +137,7 @@ def color_matrix(
                 f"color has shape {matrix.shape}; wanted {(channels, channels + 1)} or {(rows, channels, channels + 1)}"
             )
         matrix = matrix.reshape(-1, channels, channels + 1)
-    matrix[:, :, :-1] /= white_of(images)
+    matrix[:, :, :-1] /= white
     for name, value in (("mean", mean), ("std", std)):
         if value is not None and np.shape(value) not in ((), (1,), (channels,)):
             raise ValueError(f"{name} is {value!r}; the images have {channels} channels")
