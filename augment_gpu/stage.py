@@ -33,6 +33,8 @@ class Stage(nn.Module):
     otherwise, as Loader has it for a batch over all ranks. mix: the mixing parameters of this batch, where whoever
     calls knows the batch on all ranks; the images may then hold further rows, partners only, that are not returned.
 
+    A call is `augment(prepare(…))`: a host half, and a device half that torch.compile and CUDA graphs take whole.
+
     On a GPU the Triton kernels serve. Where they cannot (the GPU older than compute capability 8.0, no Triton, no C
     compiler, no free memory) one RuntimeWarning says what is missing and plain torch serves, slower; with strict=True
     the first batch raises RuntimeError instead. On a CPU, where no kernels are expected, strict changes nothing. A
