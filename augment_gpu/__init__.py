@@ -27,14 +27,17 @@ from augment_gpu.ops.mix import (
     sample_cutmix,
     sample_mixup,
 )
+from augment_gpu.ops.views import multi_scale_ten_crop, ten_crop, ten_crop_boxes
 from augment_gpu.ragged import RaggedBatch, collate
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
 from augment_gpu.stage import Stage, replay
+from augment_gpu.tta import TTA
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TTA",
     "ColorJitterParams",
     "CropParams",
     "CutmixParams",
@@ -65,6 +68,7 @@ __all__ = [
     "mix_targets_reference",
     "mixup",
     "mixup_reference",
+    "multi_scale_ten_crop",
     "one_hot",
     "replay",
     "sample_color_jitter",
@@ -75,5 +79,7 @@ __all__ = [
     "sample_random_erasing",
     "sample_random_resized_crop",
     "sample_scale_jitter_crop",
+    "ten_crop",
+    "ten_crop_boxes",
     "uniform",
 ]

@@ -10,6 +10,7 @@ import torch
 
 from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
+from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
 from augment_gpu.rng import Key
 
@@ -19,9 +20,6 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "color_jitter": (sample_color_jitter, color_jitter),
     "gaussian_blur": (sample_gaussian_blur, gaussian_blur),
 }
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from augment_gpu.ops.crop_plan import image_sizes
 from augment_gpu.ops.mix import MixParams
 from augment_gpu.ops.path import require_bfloat16, require_triton
 from augment_gpu.pipeline import Prepared, augment, draw, draw_mix, evaluation_draws, prepare
@@ -171,15 +172,3 @@ def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> to
         if low < 0 or high >= recipe.num_classes:
             raise ValueError(f"labels go from {low} to {high}; the recipe has num_classes {recipe.num_classes}")
     return targets.long()
-
-
-def image_sizes(batch: RaggedBatch | torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths, (B,) each, on the host."""
-    if isinstance(batch, RaggedBatch):
-        return batch.height.numpy(), batch.width.numpy()
-    if batch.ndim != 4:
-        raise ValueError(
-            f"images have shape {tuple(batch.shape)}; wanted (B, C, H, W), a RaggedBatch or a list of images"
-        )
-    count, _, height, width = batch.shape
-    return np.full(count, height), np.full(count, width)

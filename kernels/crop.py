@@ -252,7 +252,8 @@ def _strip(
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0  # of the values that _pixel gives
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
 
-    at_x = tl.load(axis_ptr) + out_x.to(tl.int64) * tl.load(axis_ptr + 1)
+    # Columns beyond the output are computed as its last one, and not written.
+    at_x = tl.load(axis_ptr) + tl.minimum(out_x, SIZE - 1).to(tl.int64) * tl.load(axis_ptr + 1)
     first = (at_x >> 32).to(tl.int32)
     distance = tl.load(filter_ptr + 2) - _fraction(at_x)
     if TAPS >= 0:
@@ -353,7 +354,7 @@ def _nearest_strip(
     out_x = left + tl.arange(0, COLUMNS)
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
-    at_x = tl.load(axis_ptr) + out_x.to(tl.int64) * tl.load(axis_ptr + 1)
+    at_x = tl.load(axis_ptr) + tl.minimum(out_x, SIZE - 1).to(tl.int64) * tl.load(axis_ptr + 1)
     x = tl.minimum(tl.maximum((at_x >> 32).to(tl.int32), tl.load(range_ptr)), tl.load(range_ptr + 1) - 1)
     y_low, y_last, y_stride = tl.load(range_ptr + 2), tl.load(range_ptr + 3) - 1, tl.load(range_ptr + 4)
     y_start, y_step = tl.load(axis_ptr + 2), tl.load(axis_ptr + 3)

@@ -17,12 +17,6 @@ from torchvision.transforms.v2 import functional as F
 import augment_gpu as ag
 from augment_gpu.ops import crop_plan
 
-pytestmark = [
-    # In a tile's part beyond the output the interpreter divides by a weight of 0; nothing of that is stored.
-    pytest.mark.filterwarnings("ignore:divide by zero encountered in divide:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning"),
-]
-
 Pixels = Callable[..., np.ndarray]
 # What the design promises of every path but the CPU's 8-bit one: 0.005 of a grey level from the float64 reference.
 EXACT = 0.005 / 255

@@ -17,8 +17,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import functional as tv
 
 import augment_gpu as ag
+from augment_gpu.ops.crop_plan import image_sizes
 from augment_gpu.pipeline import Draws, augment, draw, draw_mix, evaluation_draws, prepare
-from augment_gpu.stage import image_sizes
 
 SIZE = 32
 JITTER = ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1})

@@ -81,7 +81,7 @@ def sample_random_resized_crop(
     largest central crop of an allowed ratio. index: (B,) positions in the data set; heights, widths: (B,) pixels.
     flip: the probability of a mirror image.
     """
-    index, height, width = _sizes(index, heights, widths)
+    index, height, width = checked_sizes(index, heights, widths)
     _check_range("scale", scale)
     _check_range("ratio", ratio)
     # torchvision's fallback: the whole image, trimmed about its centre to an allowed ratio
@@ -127,7 +127,7 @@ def sample_scale_jitter_crop(
 ) -> CropParams:
     """VGG's and ResNet's crop (Simonyan & Zisserman 2015, He et al. 2016): the short side is resized to a length drawn
     uniformly from the integers in `short_side`, both ends included; a patch of `size` is cut at a random offset."""
-    index, height, width = _sizes(index, heights, widths)
+    index, height, width = checked_sizes(index, heights, widths)
     low, high = short_side
     if size < 1:
         raise ValueError(f"size is {size}; it must be at least 1")
@@ -135,10 +135,10 @@ def sample_scale_jitter_crop(
         raise ValueError(f"short_side is {short_side}; wanted {size} (the size) <= low <= high")
     u = uniform(key, index, "crop", 3)
     length = low + np.floor(u[:, 0] * (high - low + 1))
-    resized_height, resized_width = _resized(height, width, length)
+    resized_height, resized_width = resized_sides(height, width, length)
     top = np.floor(u[:, 1] * (resized_height - size + 1))
     left = np.floor(u[:, 2] * (resized_width - size + 1))
-    box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
+    box = box_in_source(height, width, resized_height, resized_width, top, left, size)
     return CropParams(np.arange(len(index)), box, sample_flip(key, index, flip), "image")
 
 
@@ -147,21 +147,21 @@ def center_crop_boxes(heights: ArrayLike, widths: ArrayLike, size: int = 224, re
     if not 1 <= size <= resize:
         raise ValueError(f"size is {size}; it must lie in [1, resize], and resize is {resize}")
     heights = np.asarray(heights)
-    _, height, width = _sizes(np.arange(heights.size), heights, widths)
-    resized_height, resized_width = _resized(height, width, np.full_like(height, resize))
+    _, height, width = checked_sizes(np.arange(heights.size), heights, widths)
+    resized_height, resized_width = resized_sides(height, width, np.full_like(height, resize))
     top, left = np.rint((resized_height - size) / 2), np.rint((resized_width - size) / 2)
-    box = _box_in_source(height, width, resized_height, resized_width, top, left, size)
+    box = box_in_source(height, width, resized_height, resized_width, top, left, size)
     return CropParams(np.arange(len(height)), box, np.zeros(len(height), dtype=bool), "image")
 
 
-def _resized(height: np.ndarray, width: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def resized_sides(height: np.ndarray, width: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The size after the short side became `length`; the long side is int(length · long / short), as in torchvision."""
     portrait = height >= width
     long = np.trunc(length * np.maximum(height, width) / np.minimum(height, width))
     return np.where(portrait, long, length), np.where(portrait, length, long)
 
 
-def _box_in_source(
+def box_in_source(
     height: np.ndarray,
     width: np.ndarray,
     resized_height: np.ndarray,
@@ -170,11 +170,11 @@ def _box_in_source(
     left: np.ndarray,
     size: int,
 ) -> np.ndarray:
-    """(B, 4) float32: a square of the resized image in pixels of the source. Multiplied before it is divided, so that
-    the last column lands on the image's edge exactly."""
+    """(B, 4) float32, or (B, n, 4) where top and left are (B, n): squares of the resized image in pixels of the source.
+    Multiplied before it is divided, so that the last column lands on the image's edge exactly."""
     corners = [left * width / resized_width, top * height / resized_height]
     corners += [(left + size) * width / resized_width, (top + size) * height / resized_height]
-    return np.stack(corners, axis=1).astype(np.float32)
+    return np.stack(corners, axis=-1).astype(np.float32)
 
 
 def sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
@@ -188,7 +188,7 @@ def _check_probability(flip: float) -> None:
         raise ValueError(f"flip is {flip}; a probability lies in [0, 1]")
 
 
-def _sizes(index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def checked_sizes(index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     height, width = np.asarray(heights, dtype=np.float64), np.asarray(widths, dtype=np.float64)
     if height.shape != index.shape or width.shape != index.shape:

@@ -13,6 +13,9 @@ from augment_gpu.ragged import RaggedBatch
 
 Images = RaggedBatch | torch.Tensor
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def plan_crop(
     images: Images,
@@ -156,6 +159,18 @@ def _color_matrix(
 def white_of(images: Images) -> float:
     """The largest pixel value: 255 for uint8, 1 for float images."""
     return 255.0 if isinstance(images, RaggedBatch) or images.dtype == torch.uint8 else 1.0
+
+
+def image_sizes(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths, (B,) each, on the host."""
+    if isinstance(images, RaggedBatch):
+        return images.height.numpy(), images.width.numpy()
+    if images.ndim != 4:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; wanted (B, C, H, W), a RaggedBatch or a list of images"
+        )
+    count, _, height, width = images.shape
+    return np.full(count, height), np.full(count, width)
 
 
 def _geometry(images: Images, crop: CropParams) -> tuple[np.ndarray, np.ndarray]:
