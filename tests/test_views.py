@@ -37,15 +37,22 @@ def test_the_crops_of_a_small_picture_are_what_the_eye_sees() -> None:
 @pytest.mark.parametrize("shape", [(48, 64), (90, 41), (20, 200), (17, 23)])  # both ways, 10:1, smaller than a crop
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_boxes_give_what_resizing_and_cropping_gives(
-    photo: Pixels, shape: tuple[int, int], interpolation: Any, device: str
+    photo: Pixels, shape: tuple[int, int], interpolation: Any
 ) -> None:
-    image, size, scales = photo(*shape), 32, (32, 41, 70)
-    boxes = ag.ten_crop_boxes([shape[0]], [shape[1]], size=size, scales=scales)
-    assert len(boxes) == 30
+    assert_forms_agree(photo(*shape), 32, (32, 41, 70), interpolation, "cpu")
+
+
+def test_the_kernel_makes_the_same_views(photo: Pixels, kernel_device: str) -> None:
+    assert_forms_agree(photo(24, 30), 16, (16, 21), "bilinear", kernel_device)
+
+
+def assert_forms_agree(image: np.ndarray, size: int, scales: tuple[int, ...], mode: Any, device: str) -> None:
+    boxes = ag.ten_crop_boxes([image.shape[0]], [image.shape[1]], size=size, scales=scales)
+    assert len(boxes) == 10 * len(scales)
     batch = ag.RaggedBatch.from_images([image], device=device)
-    views = ag.crop_resize_flip(batch, boxes, size=size, interpolation=interpolation, exact=True).cpu()
+    views = ag.crop_resize_flip(batch, boxes, size=size, interpolation=mode, exact=True).cpu()
     resized = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
-    wanted = ag.multi_scale_ten_crop(resized, size, scales, interpolation=interpolation).clamp(0, 1)
+    wanted = ag.multi_scale_ten_crop(resized, size, scales, interpolation=mode).clamp(0, 1)
     torch.testing.assert_close(views.double() * 255, wanted[0] * 255, rtol=0, atol=0.005)
 
 
