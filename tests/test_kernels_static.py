@@ -175,3 +175,12 @@ def test_the_table_to_read_is_that_of_the_figures(kept: dict[str, Any]) -> None:
     from static_table import markdown
 
     assert (ROOT / "benchmarks" / "static_figures.md").read_text() == markdown(kept), f"{COMMAND} --write renews it"
+
+
+def test_what_is_written_about_the_figures_is_what_they_say(kept: dict[str, Any]) -> None:
+    rows = [row for row in kept["pixels"] if (row["filter"], row["target"]) == ("bilinear", "sm_90")]
+    at = {row["scale"]: f"{row['instructions']:.0f}" for row in rows}
+    assert f"issues {at[1.5]} a thread" in (ROOT / "README.md").read_text()
+    record = (ROOT / "benchmarks" / "README.md").read_text()
+    assert f"its place | {at[1.5]} | ships |" in record
+    assert f"takes {at[0.5]} instructions at scale 0.5, {at[1]} at 1 and {at[3]} at 3" in record
