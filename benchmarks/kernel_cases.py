@@ -177,7 +177,7 @@ def variants() -> dict[str, tuple[Call, tuple[str, ...]]]:
         "crop, bilinear, image taps, no antialias, float16": (crop(taps="image", antialias=False, dtype=HALF), hopper),
         "crop, bilinear, colours mixed": (crop(color=color, dtype=BRAIN, channels_last=True), hopper),
         "crop, bilinear, dense bytes": (crop(dense=True, dtype=BRAIN, channels_last=True), hopper),
-        "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=SINGLE), ("sm_80", "gfx942")),
+        "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=SINGLE), ("gfx942",)),
         "crop, bicubic, 4 channels, dense floats": (floats, hopper),
         "cutout, float16": (cutout(dtype=HALF), everywhere),
         "cutout, float32, contiguous": (cutout(dtype=SINGLE, channels_last=False), hopper),

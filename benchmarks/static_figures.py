@@ -32,8 +32,8 @@ SCALES = (0.5, 1, 1.5, 3, 6)  # source pixels per output pixel
 
 
 def compiled(launch: Launch, target: GPUTarget) -> tuple[Row, list[Instruction]]:
-    """The program's resources: registers of a thread; bytes of stack, local and shared memory; register spills. And its
-    instructions."""
+    """The program's resources: registers of a thread; bytes of stack, local and shared memory; spills: instructions
+    that reach local memory, and the registers that AMD's compiler says it spilled. And its instructions."""
     binary = triton.compile(source(launch, target), target=target, options=launch.options)
     if target.backend == "hip":
         text = binary.asm["amdgcn"]
@@ -136,7 +136,7 @@ def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
 
 @cache
 def cases() -> dict[str, Callable[[], Row]]:
-    """By a name that sorts: what gives one row of the table."""
+    """What gives each row of the table, by a name that a process can be told."""
     jobs: dict[str, Callable[[], Row]] = {}
     for name, (call, targets) in variants().items():
         for target in targets:
