@@ -1,207 +1,190 @@
-"""What the compiler makes of the kernels, on any machine: registers, spills, instructions, loads. Needs no GPU.
+"""What the compilers make of the kernels, on any machine: registers, spills, loads, instructions. Needs no GPU.
 
-Each variant is a call of the public op whose launch is recorded instead of run, and then compiled for a GPU as
-Triton's own launch would have compiled it. So blocks, warps and constants are those that ship. Run as a script it
-prints one JSON list; TRITON_INTERPRET must not be set.
+python benchmarks/static_figures.py           # compares with static_figures.json, and writes what it found to build/
+python benchmarks/static_figures.py --write   # makes what it found the figures to compare with, and the table to read
+
+Exits with 1 where a kernel spills registers, or takes over 5 % more instructions than static_figures.json says.
 """
 
-import json
-import os
+import argparse
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
-import torch
-from triton import JITFunction, compile, knobs
+import triton
+from kernel_cases import BRAIN, SIZE, TARGETS, Call, Launch, crop, on, record, source, variants
+from machine_code import Instruction, read_amdgcn, read_sass
+from machine_walk import Strip, walk
+from static_table import FIGURES, Figures, Row, compare, load, markdown, save
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-import augment_gpu as ag
-from augment_gpu.kernels import crop as crop_kernel
-from augment_gpu.kernels import cutout as cutout_kernel
-from augment_gpu.kernels import mix as mix_kernel
-
-TARGETS = {cc: GPUTarget("cuda", cc, 32) for cc in (80, 90, 100)}  # A100, H100 and H200, B200
-KERNELS = {
-    crop_kernel: ("_crop_resize_flip",),
-    cutout_kernel: ("_fill_holes", "_noise_holes"),
-    mix_kernel: ("_mixup", "_cutmix", "_mix_targets"),
-}
-POINTERS = {
-    torch.uint8: "*u8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.float32: "*fp32",
-}
+BUILD = Path(__file__).parents[1] / "build"
+SCALES = (0.5, 1, 1.5, 3, 6)  # source pixels per output pixel
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel and what it was launched with: arguments by name, and options such as num_warps."""
-
-    kernel: JITFunction
-    arguments: dict[str, Any]
-    options: dict[str, Any]
-
-
-def record(call: Callable[[], Any]) -> Launch:
-    """The one Triton launch that `call` makes with CPU tensors; nothing is computed."""
-    launches: list[Launch] = []
-
-    def recorder(kernel: Any) -> Any:
-        if not isinstance(kernel, JITFunction):
-            raise RuntimeError(f"the kernels are {type(kernel).__name__}; unset TRITON_INTERPRET")
-
-        def launch(*values: Any, **named: Any) -> None:
-            arguments = dict(zip(kernel.arg_names, values, strict=False))
-            arguments |= {name: named.pop(name) for name in kernel.arg_names if name in named}
-            launches.append(Launch(kernel, arguments, named))
-
-        return type("Recorder", (), {"__getitem__": lambda self, grid: launch})()
-
-    with ExitStack() as stack:
-        for module, names in KERNELS.items():
-            for name in names:
-                stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
-        for op in ("crop", "cutout", "mix"):
-            stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
-        call()
-    (launch,) = launches
-    return launch
+def compiled(launch: Launch, target: GPUTarget) -> tuple[Row, list[Instruction]]:
+    """The program's resources: registers of a thread; bytes of stack, local and shared memory; spills: instructions
+    that reach local memory, and the registers that AMD's compiler says it spilled. And its instructions."""
+    binary = triton.compile(source(launch, target), target=target, options=launch.options)
+    if target.backend == "hip":
+        text = binary.asm["amdgcn"]
+        code = read_amdgcn(text)
+        counts = {name: int(count) for name, count in re.findall(r"^\s+\.(\w+):\s+(\d+)$", text, re.MULTILINE)}
+        resources = {
+            "registers": counts["vgpr_count"],
+            "stack": counts["private_segment_fixed_size"],
+            "local": 0,
+            "shared": counts["group_segment_fixed_size"],
+            "spills": counts["vgpr_spill_count"] + counts["sgpr_spill_count"],
+        }
+    else:
+        usage, text = _cuobjdump(binary.asm["cubin"])
+        code = read_sass(text)
+        counts = {name: int(count) for name, count in re.findall(r"\b([A-Z]+):(\d+)", usage)}
+        resources = {
+            "registers": counts["REG"],
+            "stack": counts["STACK"],
+            "local": counts["LOCAL"],
+            "shared": counts["SHARED"],
+            "spills": 0,
+        }
+    resources["spills"] += sum(one.memory is not None and one.memory[0] == "local" for one in code)
+    return resources, code
 
 
-def source(launch: Launch) -> ASTSource:
-    """Specialised as Triton's launch does it: an integer of 1 is a constant, and what 16 divides is known to be so."""
-    signature: dict[str, str] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], Any] = {}
-    for i, parameter in enumerate(launch.kernel.params):
-        name, value = parameter.name, launch.arguments[parameter.name]
-        address = value.data_ptr() if isinstance(value, torch.Tensor) else value
-        if parameter.is_constexpr or (type(value) is int and value == 1 and not parameter.do_not_specialize):
-            signature[name] = "constexpr"
-            constants[i,] = value
-            continue
-        if isinstance(value, torch.Tensor):
-            signature[name] = POINTERS[value.dtype]
-        else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32" if abs(value) < 2**31 else "i64"
-        if type(address) is int and address % 16 == 0 and not parameter.do_not_specialize:
-            attributes[i,] = [["tt.divisibility", 16]]
-    return ASTSource(launch.kernel, signature, constants, attributes)
-
-
-def figures(launch: Launch, target: GPUTarget) -> dict[str, int]:
-    """registers: per thread. stack, local, shared: bytes. instructions, loads (from global memory) and spills (to and
-    from local memory): in the program's text, so that a loop's body counts once."""
-    binary = compile(source(launch), target=target, options=launch.options)
+def _cuobjdump(cubin: bytes) -> tuple[str, str]:
+    """A cubin's resource usage and its SASS."""
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(binary.asm["cubin"])
-        usage, text = (
-            subprocess.run(
-                [knobs.nvidia.cuobjdump.path, option, cubin], capture_output=True, text=True, check=True
-            ).stdout
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        usage, sass = (
+            subprocess.run([knobs.nvidia.cuobjdump.path, option, path], capture_output=True, text=True, check=True)
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    resources = {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", usage)}
-    # An instruction's line begins with its address; the line that continues its encoding does not.
-    instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z0-9]+)", text, re.MULTILINE)
+    return usage.stdout, sass.stdout
+
+
+def figures(launch: Launch, target: GPUTarget) -> Row:
+    """Resources; instructions, and loads from global memory by the bits that a thread loads at once: in the program's
+    text, so that a loop's body counts once."""
+    resources, code = compiled(launch, target)
+    memory = [one.memory for one in code if one.memory]
+    loads = Counter(bits for space, direction, bits in memory if (space, direction) == ("global", "load"))
+    widths = {str(bits): loads[bits] for bits in sorted(loads)}
+    return resources | {"instructions": len(code), "loads": widths}
+
+
+def pixel_figures(launch: Launch, target: GPUTarget) -> Row:
+    """Instructions, and those of them that load pixels, which the crop kernel issues for each output pixel: its warps'
+    instructions × the lanes of a warp / pixels. So lanes to the right of the picture, which idle, count."""
+    arguments = launch.arguments
+    path = int(arguments["range_ptr"][0, 6])
+    taken = arguments["PATHS"][path] if arguments["REACH"] else None
+    _, code = compiled(launch.changed(PATHS=(taken,)), target)
+    work = Counter(strips(launch, target))
+    columns = -(-SIZE // arguments["COLUMNS"])
+    lanes = target.warp_size * launch.options["num_warps"]
+    total = sum(np.array(walk(code, strip)) * count for strip, count in work.items())
+    instructions, loads = (round(float(each) * columns * lanes / SIZE**2, 2) for each in total)
+    return {"path": taken, "instructions": instructions, "loads": loads}
+
+
+def strips(launch: Launch, target: GPUTarget) -> Iterator[Strip]:
+    """What a thread must do in each of the strips, from the top of the picture to its bottom."""
+    arguments = launch.arguments
+    window, path = (int(value) for value in arguments["range_ptr"][0, 5:7])
+    shrinks, taps = arguments["PATHS"][path] if arguments["REACH"] else (False, 1)
+    pixels, rows = arguments["CHANNELS"], arguments["ROWS"]
+    pixels *= arguments["COLUMNS"] // (target.warp_size * launch.options["num_warps"])
+    load = (window if arguments["REACH"] else 1) * pixels * arguments["pixels_ptr"].element_size()
+    store = pixels * arguments["out_ptr"].element_size()
+    for top in range(0, SIZE, rows):
+        read = source_rows(launch, range(top, min(top + rows, SIZE)), shrinks=shrinks)
+        yield Strip(tuple(count * load for count in read), store, window if taps == 0 else 0)
+
+
+def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
+    """How many source rows the kernel filters before it writes each output row, those that it does not store among
+    them. The positions are the launch's, the loops the kernel's."""
+    reach = launch.arguments["REACH"]
+    start, step = (int(value) for value in launch.arguments["axis_ptr"][0, 2:])
+    low, high = (int(value) for value in launch.arguments["range_ptr"][0, 2:4])
+    if reach == 0:
+        return [1] * len(rows)
+    if not shrinks:
+        begins = [((start + row * step) >> 32) - reach + 1 for row in rows]
+        ends = [begins[0], *(begin + 2 * reach for begin in begins)]
+        return [max(end - max(before, begin), 0) for before, begin, end in zip(ends, begins, ends[1:], strict=False)]
+    first, count = rows[0] - reach, len(rows) + 2 * reach - 1
+    stops = [((start + (first + i) * step) >> 32) + 1 for i in range(count + count % 2 + 1)]
+    stops = [stops[0], *(min(stop, high) for stop in stops[1:])]
+    row, read = max(stops[0], low), []
+    for stop in stops[1:]:
+        read.append(max(stop - row, 0))
+        row = max(row, stop)
+    return read
+
+
+@cache
+def cases() -> dict[str, Callable[[], Row]]:
+    """What gives each row of the table, by a name that a process can be told."""
+    jobs: dict[str, Callable[[], Row]] = {}
+    for name, (call, targets) in variants().items():
+        for target in targets:
+            jobs[f"{name} / {target}"] = partial(_program, name, call, target)
+    for interpolation, targets in (("nearest", ("sm_90",)), ("bilinear", tuple(TARGETS)), ("bicubic", ("sm_90",))):
+        for target in targets:
+            for scale in SCALES:
+                jobs[f"{interpolation} / {target} / {scale}"] = partial(_pixel, interpolation, target, scale)
+    return jobs
+
+
+def _program(name: str, call: Call, target: str) -> Row:
+    return {"kernel": name, "target": target} | figures(on(record(call), TARGETS[target]), TARGETS[target])
+
+
+def _pixel(interpolation: str, target: str, scale: float) -> Row:
+    launch = record(crop(scale=scale, interpolation=interpolation, dtype=BRAIN, channels_last=True))
+    found = pixel_figures(on(launch, TARGETS[target]), TARGETS[target])
+    return {"filter": interpolation, "target": target, "scale": scale} | found
+
+
+def measure() -> Figures:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        rows = list(pool.map(_run, cases()))
     return {
-        "registers": resources["REG"],
-        "stack": resources["STACK"],
-        "local": resources["LOCAL"],
-        "shared": resources["SHARED"],
-        "instructions": len(instructions),
-        "loads": instructions.count("LDG"),
-        "spills": instructions.count("LDL") + instructions.count("STL"),
+        "triton": triton.__version__,
+        "programs": [row for row in rows if "kernel" in row],
+        "pixels": [row for row in rows if "filter" in row],
     }
 
 
-def crop(
-    channels: int = 3, *, pixels: torch.dtype = torch.uint8, dense: bool = False, taps: str = "box", **options: Any
-) -> Callable[[], Any]:
-    """A call of crop_resize_flip at 224, of 500 × 375 images; options: of that function."""
-    images: Any = torch.zeros(2, channels, 375, 500, dtype=pixels)
-    if not dense:
-        images = ag.RaggedBatch.from_images([image.to(torch.uint8) for image in images])
-    box = np.tile([20, 30, 420, 330], (2, 1))
-    params = ag.CropParams(np.arange(2), box, np.zeros(2, dtype=bool), taps)  # type: ignore[arg-type]
-    return lambda: ag.crop_resize_flip(images, params, size=224, **options)
+def _run(name: str) -> Row:
+    return cases()[name]()
 
 
-def cutout(channels: int = 3, *, fill: Any = 0.0, dtype: torch.dtype, channels_last: bool = True) -> Callable[[], Any]:
-    """A call of cutout on 224 × 224 images."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.zeros(2, channels, 224, 224, dtype=dtype).contiguous(memory_format=memory_format)
-    params = ag.sample_cutout(ag.Key(0), np.arange(2), fill=fill)
-    return lambda: ag.cutout(images, params)
-
-
-def mix(kind: str, *, dtype: torch.dtype, channels_last: bool = True) -> Callable[[], Any]:
-    """A call of "mixup" or "cutmix" on 224 × 224 images of three channels."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.zeros(2, 3, 224, 224, dtype=dtype).contiguous(memory_format=memory_format)
-    if kind == "mixup":
-        mixup = ag.sample_mixup(ag.Key(0), np.arange(2))
-        return lambda: ag.mixup(images, mixup)
-    cutmix = ag.sample_cutmix(ag.Key(0), np.arange(2))
-    return lambda: ag.cutmix(images, cutmix)
-
-
-def mix_targets(classes: int = 1000) -> Callable[[], Any]:
-    params = ag.sample_mixup(ag.Key(0), np.arange(2))
-    return lambda: ag.mix_targets(torch.zeros(2, dtype=torch.int64), params, classes, smoothing=0.1)
-
-
-def variants() -> dict[str, tuple[Callable[[], Any], tuple[int, ...]]]:
-    """What the recipes use, and of every other option one case: each a call, and the targets to compile it for. Not
-    every case for each, since a compilation takes half a second."""
-    half, brain, single = torch.float16, torch.bfloat16, torch.float32
-    everywhere, hopper = tuple(TARGETS), (90,)
-    cases = {
-        f"crop, {interpolation}, {channels} channels": (
-            crop(channels, interpolation=interpolation, dtype=half, channels_last=True),
-            everywhere if channels == 3 and interpolation == "bilinear" else hopper,
-        )
-        for interpolation in ("nearest", "bilinear", "bicubic")
-        for channels in (1, 3, 4)
-    }
-    floats = crop(4, interpolation="bicubic", dense=True, pixels=single, dtype=single)
-    return cases | {
-        "crop, bilinear, image taps, no antialias": (crop(taps="image", antialias=False, dtype=brain), hopper),
-        "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=single), everywhere),
-        "crop, bilinear, dense bytes": (crop(dense=True, dtype=half, channels_last=True), (80, 90)),
-        "crop, bicubic, 4 channels, dense floats": (floats, hopper),
-        "cutout, float16": (cutout(dtype=half), everywhere),
-        "cutout, float32, contiguous": (cutout(dtype=single, channels_last=False), hopper),
-        "cutout, noise, bfloat16": (cutout(fill="noise", dtype=brain), everywhere),
-        "cutout, noise, 4 channels, float32": (cutout(4, fill="noise", dtype=single, channels_last=False), hopper),
-        "mixup, bfloat16": (mix("mixup", dtype=brain), everywhere),
-        "mixup, float32": (mix("mixup", dtype=single), hopper),
-        "cutmix, bfloat16": (mix("cutmix", dtype=brain), everywhere),
-        "cutmix, float32, contiguous": (mix("cutmix", dtype=single, channels_last=False), hopper),
-        "mix_targets": (mix_targets(), everywhere),
-    }
-
-
-def main() -> None:
-    jobs = [(name, record(call), cc) for name, (call, targets) in variants().items() for cc in targets]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ptxas runs beside us
-        results = pool.map(lambda job: figures(job[1], TARGETS[job[2]]), jobs)
-        rows = [{"kernel": name, "target": cc, **row} for (name, _, cc), row in zip(jobs, results, strict=True)]
-    print(json.dumps(rows, indent=1))
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    found = measure()
+    path = FIGURES if options.write else BUILD / FIGURES.name
+    path.parent.mkdir(exist_ok=True)
+    failures, gains = ([], []) if options.write else compare(found, load(FIGURES))
+    save(found, path)
+    path.with_suffix(".md").write_text(markdown(found))
+    print("\n".join([*failures, *gains, f"{path.with_suffix('.md')}: the figures of this run"]))
+    return int(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

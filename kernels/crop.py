@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-COLUMNS = 32  # of a program: one a thread
+COLUMNS = 64 if torch.version.hip else 32  # of a program: one a thread, of which a warp of AMD's has 64
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
 

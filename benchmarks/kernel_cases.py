@@ -1,0 +1,191 @@
+"""The kernels' launches, recorded instead of run, and prepared for a compiler. Needs no GPU.
+
+Each case is a call of the public op, so that blocks, warps and constants are those that ship. TRITON_INTERPRET must not
+be set.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from triton import JITFunction
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import augment_gpu as ag
+from augment_gpu.kernels import crop as crop_kernel
+from augment_gpu.kernels import cutout as cutout_kernel
+from augment_gpu.kernels import mix as mix_kernel
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),  # A100
+    "sm_90": GPUTarget("cuda", 90, 32),  # H100, H200
+    "sm_100": GPUTarget("cuda", 100, 32),  # B200
+    "gfx942": GPUTarget("hip", "gfx942", 64),  # MI300X
+}
+SIZE = 224  # of the output pictures
+HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
+_KERNELS = {
+    crop_kernel: ("_crop_resize_flip",),
+    cutout_kernel: ("_fill_holes", "_noise_holes"),
+    mix_kernel: ("_mixup", "_cutmix", "_mix_targets"),
+}
+_POINTERS = {
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+}
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and what it was launched with: arguments by name, and options such as num_warps."""
+
+    kernel: JITFunction
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def changed(self, **arguments: Any) -> "Launch":
+        return replace(self, arguments=self.arguments | arguments)
+
+
+def record(call: Call) -> Launch:
+    """The one Triton launch that `call` makes with CPU tensors; nothing is computed."""
+    launches: list[Launch] = []
+
+    def recorder(kernel: Any) -> Any:
+        if not isinstance(kernel, JITFunction):
+            raise RuntimeError(f"the kernels are {type(kernel).__name__}; unset TRITON_INTERPRET")
+
+        def launch(*values: Any, **named: Any) -> None:
+            arguments = dict(zip(kernel.arg_names, values, strict=False))
+            arguments |= {name: named.pop(name) for name in kernel.arg_names if name in named}
+            launches.append(Launch(kernel, arguments, named))
+
+        return type("Recorder", (), {"__getitem__": lambda self, grid: launch})()
+
+    with ExitStack() as stack:
+        for module, names in _KERNELS.items():
+            for name in names:
+                stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
+        for op in ("crop", "cutout", "mix"):
+            stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
+        call()
+    (launch,) = launches
+    return launch
+
+
+def on(launch: Launch, target: GPUTarget) -> Launch:
+    """As the launcher would have launched it on this GPU: the crop kernel has a column of a strip for each lane."""
+    return launch.changed(COLUMNS=target.warp_size) if "COLUMNS" in launch.arguments else launch
+
+
+def source(launch: Launch, target: GPUTarget) -> ASTSource:
+    """Specialised as Triton's launch does it: an integer of 1 is a constant, what 16 divides is known to be so, and so
+    it is to AMD's compiler that a tensor spans less than 2 GiB."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for i, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.arguments[parameter.name]
+        tensor = isinstance(value, torch.Tensor)
+        address = value.data_ptr() if tensor else value
+        if parameter.is_constexpr or (type(value) is int and value == 1 and not parameter.do_not_specialize):
+            signature[name] = "constexpr"
+            constants[i,] = value
+            continue
+        if tensor:
+            signature[name] = _POINTERS[value.dtype]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32" if abs(value) < 2**31 else "i64"
+        if type(address) is int and address % 16 == 0 and not parameter.do_not_specialize:
+            attributes[i,] = [["tt.divisibility", 16]]
+        if tensor and target.backend == "hip":
+            attributes[i,] = [*attributes.get((i,), []), ["tt.pointer_range", 32]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def crop(
+    channels: int = 3,
+    *,
+    scale: float = 1.5,
+    pixels: torch.dtype = torch.uint8,
+    dense: bool = False,
+    taps: str = "box",
+    **options: Any,
+) -> Call:
+    """A call of crop_resize_flip whose box is square, and `scale` times as long as the output; options: of that
+    function."""
+    side = round(scale * SIZE)
+    images: Any = torch.zeros(2, channels, side, side, dtype=pixels)
+    if not dense:
+        images = ag.RaggedBatch.from_images([image.to(torch.uint8) for image in images])
+    box = np.tile([0, 0, side, side], (2, 1))
+    params = ag.CropParams(np.arange(2), box, np.zeros(2, dtype=bool), taps)  # type: ignore[arg-type]
+    return lambda: ag.crop_resize_flip(images, params, size=SIZE, **options)
+
+
+def cutout(channels: int = 3, *, fill: Any = 0.0, dtype: torch.dtype, channels_last: bool = True) -> Call:
+    images = _pictures(channels, dtype, channels_last)
+    params = ag.sample_cutout(ag.Key(0), np.arange(2), fill=fill)
+    return lambda: ag.cutout(images, params)
+
+
+def mix(kind: str, *, dtype: torch.dtype, channels_last: bool = True) -> Call:
+    """A call of "mixup" or "cutmix"."""
+    images = _pictures(3, dtype, channels_last)
+    if kind == "mixup":
+        mixup = ag.sample_mixup(ag.Key(0), np.arange(2))
+        return lambda: ag.mixup(images, mixup)
+    cutmix = ag.sample_cutmix(ag.Key(0), np.arange(2))
+    return lambda: ag.cutmix(images, cutmix)
+
+
+def mix_targets(classes: int = 1000) -> Call:
+    params = ag.sample_mixup(ag.Key(0), np.arange(2))
+    return lambda: ag.mix_targets(torch.zeros(2, dtype=torch.int64), params, classes, smoothing=0.1)
+
+
+def _pictures(channels: int, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.zeros(2, channels, SIZE, SIZE, dtype=dtype).contiguous(memory_format=memory_format)
+
+
+def variants() -> dict[str, tuple[Call, tuple[str, ...]]]:
+    """What the recipes use, and of every other option one case: each a call, and the targets to compile it for. Not
+    every case for each, since a compilation of the crop kernel takes three seconds."""
+    everywhere, hopper = tuple(TARGETS), ("sm_90",)
+    cases = {
+        f"crop, {interpolation}, {channels} channels": (
+            crop(channels, interpolation=interpolation, dtype=BRAIN, channels_last=True),
+            everywhere if channels == 3 and interpolation == "bilinear" else hopper,
+        )
+        for interpolation in ("nearest", "bilinear", "bicubic")
+        for channels in (1, 3, 4)
+    }
+    floats = crop(4, interpolation="bicubic", dense=True, pixels=SINGLE, dtype=SINGLE)
+    color = np.full((3, 4), 0.25)
+    return cases | {
+        "crop, bilinear, image taps, no antialias, float16": (crop(taps="image", antialias=False, dtype=HALF), hopper),
+        "crop, bilinear, colours mixed": (crop(color=color, dtype=BRAIN, channels_last=True), hopper),
+        "crop, bilinear, dense bytes": (crop(dense=True, dtype=BRAIN, channels_last=True), hopper),
+        "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=SINGLE), ("gfx942",)),
+        "crop, bicubic, 4 channels, dense floats": (floats, hopper),
+        "cutout, float16": (cutout(dtype=HALF), everywhere),
+        "cutout, float32, contiguous": (cutout(dtype=SINGLE, channels_last=False), hopper),
+        "cutout, noise, bfloat16": (cutout(fill="noise", dtype=BRAIN), everywhere),
+        "cutout, noise, 4 channels, float32": (cutout(4, fill="noise", dtype=SINGLE, channels_last=False), hopper),
+        "mixup, bfloat16": (mix("mixup", dtype=BRAIN), everywhere),
+        "mixup, float32": (mix("mixup", dtype=SINGLE), hopper),
+        "cutmix, bfloat16": (mix("cutmix", dtype=BRAIN), everywhere),
+        "cutmix, float32, contiguous": (mix("cutmix", dtype=SINGLE, channels_last=False), hopper),
+        "mix_targets": (mix_targets(), everywhere),
+    }
