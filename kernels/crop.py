@@ -13,7 +13,7 @@ COLUMNS = 64 if torch.version.hip else 32  # of a program: one a thread, of whic
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
 
-UNROLLED = 8  # taps at the most
+UNROLLED = 16  # taps at the most
 
 
 def paths(reach: int) -> tuple[tuple[bool, int], ...]:
@@ -21,7 +21,7 @@ def paths(reach: int) -> tuple[tuple[bool, int], ...]:
     is made of 2 · reach source rows. taps: how many across, unrolled; or 0, any number, in groups of four; or -1, any
     number, one by one, where the box is narrower than the window. An image that does not shrink downwards hardly
     shrinks more than twice across: those are left to the groups."""
-    taps = [reach * per_reach for per_reach in (2, 3, 4, 6, 8) if reach * per_reach <= UNROLLED]
+    taps = [reach * per_reach for per_reach in (2, 3, 4, 6, 8, 12, 16) if reach * per_reach <= UNROLLED]
     return (
         *((False, count) for count in (*taps[:3], 0, -1)),
         *((True, count) for count in (*taps, 0, -1)),
