@@ -76,8 +76,8 @@ def cpu_section(path: Path | None) -> str:
         [
             f"On {found['machine']['processor']}, {found['date']}: {column['images']} images of "
             f"{column['mean_pixels'] / 1e6:.2f} megapixels on average, {versions} (`make bench DATA=photos`; raw "
-            f"figures in `benchmarks/results/{path.name}`).\nMedians of {found['rounds']} paired rounds, with quartiles "
-            "in brackets; above 1 augment_gpu is faster."
+            f"figures in `benchmarks/results/{path.name}`).\nMedians of {found['rounds']} paired rounds, with "
+            "quartiles in brackets; above 1 augment_gpu is faster."
             + (f" Not installed there: {'; '.join(absent)}." if absent else ""),
             ratio_table(found),
         ]
