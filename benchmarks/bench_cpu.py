@@ -122,10 +122,14 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(options.data, options.child)))
         return
+    load = os.getloadavg()[0]
+    if load > 0.5:  # one busy neighbour makes torch's two threads wait for each other at every operation
+        print(f"the load average is {load:.1f}: what two threads do will be worth little", file=sys.stderr)
     result = {
         "kind": KIND,
         "date": date.today().isoformat(),
         "machine": machine(),
+        "load_average_before": load,
         "rival_packages": {package: package_version(package) for package in PACKAGES},
         "rounds": ROUNDS,
         "rivals": list(RATIOS),

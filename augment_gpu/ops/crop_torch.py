@@ -6,8 +6,9 @@ weights are computed in float64. Where rounding is welcome these cut the cubic's
 after each axis, so that a CPU's picture does not depend on which of the two ways it took.
 
 Several threads serve as torch shares out single operations. A pool of threads over chunks of rows was tried, each with
-a scratch image of its own and with OpenMP held to one thread there. On two quiet cores it was 1.3 times as fast at 128
-rows, but slower than this at 16 rows and below and in float: between the calls its threads wait for Python's lock.
+a scratch image of its own and with OpenMP held to one thread there. On two quiet cores it was 1.3 times as fast as this
+at 128 rows, no faster at 32, and slower at 16 and in float, since between its operations each thread waits for Python's
+lock; under the Loader, where decoding keeps all cores busy, the two were equal.
 """
 
 from collections.abc import Callable
