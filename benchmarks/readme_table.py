@@ -75,9 +75,11 @@ def cpu_section(path: Path | None) -> str:
     return "\n\n".join(
         [
             f"On {found['machine']['processor']}, {found['date']}: {column['images']} images of "
-            f"{column['mean_pixels'] / 1e6:.2f} megapixels on average, {versions} (`make bench DATA=photos`; raw "
-            f"figures in `benchmarks/results/{path.name}`).\nMedians of {found['rounds']} paired rounds, with "
-            "quartiles in brackets; above 1 augment_gpu is faster."
+            f"{column['mean_pixels'] / 1e6:.2f} megapixels on average, {versions}\n(`make bench DATA=photos`; raw figures "
+            f"in `benchmarks/results/{path.name}`).\nMedians of {found['rounds']} paired rounds, with "
+            "quartiles in brackets; above 1 augment_gpu is faster. The load average was "
+            f"{found['load_average_before']:.1f} before the run:\nwhere other processes are busy, torch's threads wait "
+            "for each other, and the column of two threads says little."
             + (f" Not installed there: {'; '.join(absent)}." if absent else ""),
             ratio_table(found),
         ]
