@@ -72,18 +72,21 @@ def cpu_section(path: Path | None) -> str:
     shown = ("torch", "torchvision", "kornia", "albumentations", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
     versions = ", ".join(f"{name} {packages[name]}" for name in shown if packages[name])
     absent = sorted({name for condition in found["conditions"].values() for name in condition["absent"]})
-    return "\n\n".join(
-        [
-            f"On {found['machine']['processor']}, {found['date']}: {column['images']} images of "
-            f"{column['mean_pixels'] / 1e6:.2f} megapixels on average, {versions}\n(`make bench DATA=photos`; raw figures "
-            f"in `benchmarks/results/{path.name}`).\nMedians of {found['rounds']} paired rounds, with "
-            "quartiles in brackets; above 1 augment_gpu is faster. The load average was "
-            f"{found['load_average_before']:.1f} before the run:\nwhere other processes are busy, torch's threads wait "
-            "for each other, and the column of two threads says little."
-            + (f" Not installed there: {'; '.join(absent)}." if absent else ""),
-            ratio_table(found),
-        ]
+    load = found["load_average_before"]
+    notes = [
+        "Medians of {rounds} paired rounds, with quartiles in brackets; above 1 augment_gpu is faster.".format(**found),
+        f"The load average was {load:.1f} before the run: beside other busy processes torch's threads wait for each "
+        "other,\nand the column of two threads says little."
+        if load > 0.5
+        else "",
+        f"Not installed there: {'; '.join(absent)}." if absent else "",
+    ]
+    heading = (
+        f"On {found['machine']['processor']}, {found['date']}: {column['images']} images of "
+        f"{column['mean_pixels'] / 1e6:.2f} megapixels on average,\n{versions}\n"
+        f"(`make bench DATA=photos`; raw figures in `benchmarks/results/{path.name}`).\n"
     )
+    return heading + "\n".join(filter(None, notes)) + "\n\n" + ratio_table(found)
 
 
 def inserted(readme: str, text: str, markers: tuple[str, str] = MARKERS) -> str:
