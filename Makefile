@@ -36,10 +36,12 @@ wheel: venv
 	cd build/wheel && PYTHONPATH=site ../../$(BIN)/python -c \
 		"import augment_gpu.kernels.crop as m; assert 'build/wheel/site' in m.__file__, m.__file__; print('wheel: ok')"
 
-# DATA: a folder of images, root/<class>/<image>; none: the built-in sample.
+# Renews README's CPU figures too. DATA: a folder of images, root/<class>/<image>; none: the built-in sample. Other
+# libraries take part where they are installed: pip install '.[rivals]'.
 bench: venv
 	$(BIN)/python benchmarks/bench_cpu.py $(DATA)
 	$(BIN)/python benchmarks/bench_sampling.py
+	$(BIN)/python benchmarks/readme_table.py
 
 # Needs an NVIDIA GPU and eight minutes: checks and measures the kernels, and renews README's figures. Other libraries
 # take part where they are installed: pip install '.[rivals]'.

@@ -1,32 +1,37 @@
-"""Writes README's GPU figures from the newest result of gpu_report.py, so that no number is typed.
+"""Writes README's figures from the newest results of gpu_report.py and bench_cpu.py, so that no number is typed.
 
-python benchmarks/readme_table.py            # rewrites the part of README.md between the two markers
-python benchmarks/readme_table.py --check    # changes nothing; exits with 1 where that part is out of date
+python benchmarks/readme_table.py            # rewrites the parts of README.md between the pairs of markers
+python benchmarks/readme_table.py --check    # changes nothing; exits with 1 where such a part is out of date
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from common import RESULTS
+from cpu_table import KIND as CPU_KIND
+from cpu_table import ratio_table
 from gpu_table import Report, crop_table, device_name, host_table, op_table, rival_table, training_table
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- gpu-report:begin -->", "<!-- gpu-report:end -->"
+MARKERS = "<!-- gpu-report:begin -->", "<!-- gpu-report:end -->"
+CPU_MARKERS = "<!-- cpu-bench:begin -->", "<!-- cpu-bench:end -->"
 NO_RESULT = (
     "No GPU result has been recorded yet: the kernels' speed on a GPU is unmeasured. `make gpu-report` measures it, on "
     "a\nmachine with an NVIDIA GPU, in at most eight minutes and without the network."
 )
+NO_CPU_RESULT = "No CPU result has been recorded yet; `make bench` measures it."
 
 
-def newest_result(folder: Path) -> Path | None:
-    """The gpu_report file with the latest date; of several with that date, the last by name. Dry runs and other
+def newest_result(folder: Path, kind: str = "gpu-report") -> Path | None:
+    """The file of this kind with the latest date; of several with that date, the last by name. Dry runs and other
     benchmarks' files do not count."""
     results = []
     for path in folder.glob("*.json"):
         found = json.loads(path.read_text())
-        if isinstance(found, dict) and found.get("kind") == "gpu-report" and not found["dry_run"]:
+        if isinstance(found, dict) and found.get("kind") == kind and not found.get("dry_run"):
             results.append((found["date"], path.name, path))
     return max(results)[2] if results else None
 
@@ -57,12 +62,40 @@ def section(path: Path | None) -> str:
     )
 
 
-def inserted(readme: str, text: str) -> str:
+def cpu_section(path: Path | None) -> str:
+    """What stands between the markers of bench_cpu.py's figures."""
+    if path is None:
+        return NO_CPU_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    column = next(iter(found["conditions"].values()))
+    packages = {**found["machine"]["packages"], **found["rival_packages"]}
+    shown = ("torch", "torchvision", "kornia", "albumentations", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
+    versions = ", ".join(f"{name} {packages[name]}" for name in shown if packages[name])
+    absent = sorted({name for condition in found["conditions"].values() for name in condition["absent"]})
+    load = found["load_average_before"]
+    notes = [
+        "Medians of {rounds} paired rounds, with quartiles in brackets; above 1 augment_gpu is faster.".format(**found),
+        f"The load average was {load:.1f} before the run: beside other busy processes torch's threads wait for each "
+        "other,\nand the column of two threads says little."
+        if load > 0.5
+        else "",
+        f"Not installed there: {'; '.join(absent)}." if absent else "",
+    ]
+    heading = (
+        f"On {found['machine']['processor']}, {found['date']}: {column['images']} images of "
+        f"{column['mean_pixels'] / 1e6:.2f} megapixels on average,\n{versions}\n"
+        f"(`make bench DATA=photos`; raw figures in `benchmarks/results/{path.name}`).\n"
+    )
+    return heading + "\n".join(filter(None, notes)) + "\n\n" + ratio_table(found)
+
+
+def inserted(readme: str, text: str, markers: tuple[str, str] = MARKERS) -> str:
     """README with `text` between its markers. Raises ValueError unless each marker is there once, in their order."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"README must hold {BEGIN} and then {END}, each once")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+    begin, end = markers
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ValueError(f"README must hold {begin} and then {end}, each once")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> int:
@@ -73,6 +106,7 @@ def main() -> int:
     options = parser.parse_args()
     before = options.readme.read_text()
     after = inserted(before, section(newest_result(options.results)))
+    after = inserted(after, cpu_section(newest_result(options.results, CPU_KIND)), CPU_MARKERS)
     if options.check:
         if after != before:
             print("README is out of date; python benchmarks/readme_table.py brings it up to date", file=sys.stderr)

@@ -210,7 +210,9 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
         (tmp_path / f"{name}-{date}.json").write_text(text)
 
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{readme_table.BEGIN}\n{readme_table.END}\nafter\n")
+    begin, end = readme_table.MARKERS
+    cpu = "\n".join([readme_table.CPU_MARKERS[0], readme_table.NO_CPU_RESULT, readme_table.CPU_MARKERS[1]])
+    readme.write_text(f"before\n{begin}\n{end}\n{cpu}\nafter\n")
     run = ["readme_table.py", "--readme", str(readme), "--results", str(tmp_path)]
 
     def main(*more: str) -> int:
@@ -219,7 +221,7 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
 
     assert main("--check") == 1
     assert main() == main("--check") == 0
-    assert readme.read_text() == f"before\n{readme_table.BEGIN}\n{readme_table.NO_RESULT}\n{readme_table.END}\nafter\n"
+    assert readme.read_text() == f"before\n{begin}\n{readme_table.NO_RESULT}\n{end}\n{cpu}\nafter\n"
 
     rivals = [row | {"times_ours": {"median": 0.5, "low": 0.4, "high": 0.6}} for row in found["rivals"]]
     (tmp_path / "cpu-2026-01-03.json").write_text("{}")  # another benchmark's
@@ -238,7 +240,7 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
 
 @pytest.mark.parametrize("text", ["", "{end}{begin}", "{begin}{begin}{end}"])
 def test_readme_without_its_markers_is_refused(text: str) -> None:
-    from readme_table import BEGIN, END, inserted
+    from readme_table import MARKERS, inserted
 
     with pytest.raises(ValueError, match="README must hold"):
-        inserted(text.format(begin=BEGIN, end=END), "figures")
+        inserted(text.format(begin=MARKERS[0], end=MARKERS[1]), "figures")
