@@ -14,8 +14,9 @@ from rich.text import Text
 from augment_gpu.evaluate import Evaluation
 from augment_gpu.predict import Prediction
 
-# Of more classes the counts would not be legible; their cells keep the colour alone.
+# Of more classes the counts would not be legible, their cells keep the colour alone; nor would all the names.
 _MOST_WITH_COUNTS = 40
+_MOST_NAMES = 100
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -84,13 +85,14 @@ def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with_counts = classes <= _MOST_WITH_COUNTS
     cell = 0.5 if with_counts else 20 / classes  # inches
-    names = [_shortened(_printable(name)) for name in evaluation.classes]
-    label = max(7.0, min(10.0, 60 * cell)) if with_counts else max(1.0, 50 * cell)  # points, to fit beside a cell
+    ticks = range(0, classes, -(-classes // _MOST_NAMES))
+    names = [_shortened(_printable(evaluation.classes[tick])) for tick in ticks]
+    label = 10 if with_counts else 8  # points
     figure = Figure(figsize=(cell * classes + 3.5, cell * classes + 2.5), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(classes), names, rotation=90 if classes > 5 else 30, fontsize=label, parse_math=False)
-    axes.set_yticks(range(classes), names, fontsize=label, parse_math=False)
+    axes.set_xticks(ticks, names, rotation=90 if classes > 5 else 30, fontsize=label, parse_math=False)
+    axes.set_yticks(ticks, names, fontsize=label, parse_math=False)
     if classes <= 5:
         for text in axes.get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
@@ -100,10 +102,10 @@ def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
         f"top-1 {evaluation.top1:.1%} of {evaluation.images} images\n"
         f"{evaluation.views} {'view' if evaluation.views == 1 else 'views'} an image"
     )
-    axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
-    axes.tick_params(which="minor", length=0)
     if with_counts:
+        axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
+        axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
+        axes.tick_params(which="minor", length=0)
         axes.grid(which="minor", color="0.85", linewidth=0.8)
         for row, column in np.ndindex(counts.shape):
             shade = "white" if share[row, column] > 0.6 else "black" if counts[row, column] else "0.6"
