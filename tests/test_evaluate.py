@@ -26,13 +26,14 @@ from augment_gpu.stage import Stage
 # No normalisation, so that the model sees the picture's own colour, whichever part of it is cut out.
 PLAIN = Recipe(size=8, mean=None, std=None)
 CLASSES = ["red", "green", "blue"]
-# (class folder, colour): three of red of which the last looks green, two of green, none of blue.
+# (class folder, colour): three of red of which the last looks green, two of green, none of blue. The wrong prediction
+# and a right one are of one confidence (0.79), so that they share a bin of the calibration error.
 PICTURES = [
     ("green", (10, 200, 40)),
-    ("green", (90, 120, 100)),
+    ("green", (70, 145, 50)),
     ("red", (255, 0, 0)),
     ("red", (180, 90, 60)),
-    ("red", (60, 160, 20)),
+    ("red", (80, 163, 30)),
 ]
 
 
