@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
+from augment_gpu.transfer.config import TrainConfig, usable_device
 from augment_gpu.transfer.train import InterruptedRunError, is_split, train
 
 
@@ -34,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="augment-gpu", description="Batched image augmentation, and training on it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train a timm model on a folder of images"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a trained model on labelled images"))
+    _add_predict(commands.add_parser("predict", help="print what a trained model sees in images"))
     _add_preview(commands.add_parser("preview", help="write a picture of what a recipe does"))
     information = commands.add_parser("info", help="print devices, versions, and which path each op takes")
     information.set_defaults(run=lambda given: _print_info())
@@ -84,6 +87,111 @@ def _train(given: dict[str, Any]) -> None:
         given["recipe"] = _read_recipe(given["recipe"])
     train(data, output, given, resume=resume)
     print(f"run folder: {output}")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_evaluate)
+    _add_run(parser)
+    parser.add_argument("data", help="root/<class>/<image>, or a folder whose val/ is of that layout")
+    _add_views(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, also by class and skipped files")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="write the confusion matrix as a picture")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_predict)
+    _add_run(parser)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern such as 'a/*.jpg'")
+    parser.add_argument("--top", type=int, default=5, help="how many classes of each image (5)")
+    _add_views(parser)
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write path, rank, class, probability")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as a list")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the folder of a training run")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="of the run (best)")
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tta", choices=MODES, default=MODES[0], help="views of an image whose predictions are "
+                        "averaged: 1, 2, 10 or 50 (none, which is 1)")  # fmt: skip
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images read together ({BATCH_SIZE})")
+    parser.add_argument("--max-views", type=int, default=MAX_VIEWS, help="views in the model at a time, which bounds "
+                        f"the memory ({MAX_VIEWS})")  # fmt: skip
+    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
+    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+
+
+def _evaluate(given: dict[str, Any]) -> None:
+    from augment_gpu.data.sources import ImageFolder
+    from augment_gpu.evaluate import evaluate
+    from augment_gpu.results import print_evaluation, require_matplotlib, save_confusion
+    from augment_gpu.transfer.checkpoint import save_json, write_atomically
+    from augment_gpu.transfer.run_folder import load_run
+
+    json_path, picture = given["json"], given["picture"]
+    _check_new(json_path, picture)
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise ValueError(f"--picture is {picture}; its name must end in .png")
+        require_matplotlib()
+    options = _view_options(given)
+    run = load_run(given["folder"], given["checkpoint"])
+    root = Path(given["data"])
+    if "val" not in run.classes and (root / "val").is_dir():
+        root = root / "val"
+    dataset = ImageFolder(root, classes=run.classes)
+    evaluation = evaluate(run.model, run.recipe, dataset, run.classes, **options)
+    print_evaluation(evaluation)
+    if json_path is not None:
+        source = {"run": str(given["folder"]), "checkpoint": given["checkpoint"], "data": str(root)}
+        save_json(json_path, {**source, "device": str(options["device"]), **evaluation.to_dict()})
+    if picture is not None:
+        write_atomically(picture, lambda file: save_confusion(evaluation, file))
+    _report_unreadable(evaluation.skipped, len(dataset))
+
+
+def _predict(given: dict[str, Any]) -> None:
+    from augment_gpu.data.files import find_images
+    from augment_gpu.predict import predict
+    from augment_gpu.results import predictions_csv, print_predictions
+    from augment_gpu.transfer.checkpoint import save_json, write_atomically
+    from augment_gpu.transfer.run_folder import load_run
+
+    _check_new(given["csv"], given["json"])
+    options = _view_options(given)
+    paths = find_images(given["images"])
+    run = load_run(given["folder"], given["checkpoint"])
+    predictions, unreadable = predict(run.model, run.recipe, run.classes, paths, top=given["top"], **options)
+    if predictions:
+        print_predictions(predictions)
+        if given["csv"] is not None:
+            write_atomically(given["csv"], lambda file: file.write(predictions_csv(predictions)))
+        if given["json"] is not None:
+            save_json(given["json"], [prediction.to_dict() for prediction in predictions])
+    _report_unreadable(unreadable, len(paths))
+
+
+def _view_options(given: dict[str, Any]) -> dict[str, Any]:
+    options = {name: given[name] for name in ("tta", "batch_size", "max_views", "workers")}
+    return {**options, "device": usable_device(given["device"])}
+
+
+def _check_new(*outputs: Path | None) -> None:
+    """Before the work that they are to hold, which would be lost."""
+    for output in outputs:
+        if output is not None and output.exists():
+            raise FileExistsError(f"{output} exists; give another name")
+        if output is not None and not output.parent.is_dir():
+            raise FileNotFoundError(f"{output.parent} is not a folder; {output} cannot be written")
+
+
+def _report_unreadable(unreadable: Sequence[tuple[str, str]], total: int) -> None:
+    for path, reason in unreadable:
+        print(f"{path}: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
+    if unreadable:
+        raise ValueError(f"{len(unreadable)} of {total} images could not be read")
 
 
 def _add_preview(parser: argparse.ArgumentParser) -> None:

@@ -53,6 +53,7 @@ class TTA:
         max_views: int = 128,
         num_classes: int | None = None,
         interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
+        antialias: bool = True,
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
         dtype: torch.dtype = torch.float32,
@@ -60,7 +61,7 @@ class TTA:
         exact: bool = False,
         fully_convolutional: bool = False,
     ) -> None:
-        view_boxes([], [], size, scales, crops)  # checks all three
+        self.views = len(view_boxes([1], [1], size, scales, crops))  # of an image; this checks all three
         if average not in ("probabilities", "logits"):
             raise ValueError(f'average is {average!r}; it must be "probabilities" or "logits"')
         if max_views < 1:
@@ -82,19 +83,29 @@ class TTA:
         self.num_classes = num_classes
         self.fully_convolutional = fully_convolutional
         self.dtype = dtype
-        self.options: dict[str, Any] = {"interpolation": interpolation, "mean": mean, "std": std, "exact": exact}
+        self.options: dict[str, Any] = {
+            "interpolation": interpolation,
+            "antialias": antialias,
+            "mean": mean,
+            "std": std,
+            "exact": exact,
+        }
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @torch.inference_mode()
-    def __call__(self, batch: Images) -> torch.Tensor:
+    def __call__(self, batch: Images, *, names: Sequence[str] | None = None) -> torch.Tensor:
+        """names: of the images, for the message about those whose outputs are not finite; None: their places."""
         images = self._on_device(batch)
         with (
             _evaluating(self.model),
             torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
         ):
-            total = self._over_whole_images(images) if self.fully_convolutional else self._over_crops(images)
-        if total is None:
+            predict = self._over_whole_images if self.fully_convolutional else self._over_crops
+            seen = predict(images)
+        if seen is None:
             return torch.zeros(0, self.num_classes or 0, device=images.device)
+        total, finite = seen
+        _check_finite(finite, names)
         return (total if self.average == "probabilities" else total.softmax(dim=1)).float()
 
     def _on_device(self, batch: Images) -> RaggedBatch | torch.Tensor:
@@ -106,8 +117,9 @@ class TTA:
         parameter = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
         return images if parameter is None else images.to(parameter.device, non_blocking=True)
 
-    def _over_crops(self, images: RaggedBatch | torch.Tensor) -> torch.Tensor | None:
-        """(B, classes) float64: the weighted mean over the views, of probabilities or logits."""
+    def _over_crops(self, images: RaggedBatch | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(B, classes) float64, the weighted mean over the views, of probabilities or logits; and (B,) bool, whether
+        all that it was made of is finite. None for a batch of no images."""
         heights, widths = image_sizes(images)
         rows = view_boxes(heights, widths, self.size, self.scales, self.crops)
         if not len(rows):
@@ -131,10 +143,10 @@ class TTA:
             first, last = rows.source[part[0]], rows.source[part[-1]] + 1
             summing = np.where(rows.source[part] == np.arange(first, last)[:, None], share[part], 0.0)
             total[first:last] += torch.from_numpy(summing).to(images.device, non_blocking=True) @ seen
-        _check_finite(finite.view(len(heights), views).all(dim=1))
-        return total
+        assert total is not None  # there are rows
+        return total, finite.view(len(heights), views).all(dim=1)
 
-    def _over_whole_images(self, images: RaggedBatch | torch.Tensor) -> torch.Tensor | None:
+    def _over_whole_images(self, images: RaggedBatch | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """As _over_crops, each view being an image's whole feature map at one scale."""
         model: Any = self.model
         mirrored = (False, True) if self.crops in (2, 10) else (False,)
@@ -157,8 +169,7 @@ class TTA:
         if not sums:
             return None
         total = torch.stack(sums)
-        _check_finite(total.isfinite().all(dim=1))
-        return total
+        return total, total.isfinite().all(dim=1)
 
     def _whole(self, image: torch.Tensor, scale: int) -> torch.Tensor:
         """(H, W, C) to (1, C, h, w): resized to this short side, normalised."""
@@ -166,7 +177,9 @@ class TTA:
         from torchvision.transforms.v2 import functional as F
 
         chw = F.to_dtype(image.permute(2, 0, 1), torch.float32, scale=True)
-        resized = F.resize(chw, [scale], InterpolationMode(self.options["interpolation"]), antialias=True).clamp(0, 1)
+        resized = F.resize(
+            chw, [scale], InterpolationMode(self.options["interpolation"]), antialias=self.options["antialias"]
+        ).clamp(0, 1)
         mean, std = self.options["mean"] or (0.0,), self.options["std"] or (1.0,)
         return F.normalize(resized, list(mean), list(std))[None].to(self.dtype, memory_format=self.memory_format)
 
@@ -181,11 +194,12 @@ class TTA:
         return logits.softmax(dim=1) if self.average == "probabilities" else logits
 
 
-def _check_finite(finite: torch.Tensor) -> None:
+def _check_finite(finite: torch.Tensor, names: Sequence[str] | None) -> None:
     """finite: (B,) bool. Waits for the device, once a batch."""
     wrong = (~finite).nonzero().flatten().tolist()
     if wrong:
-        raise ValueError(f"the model gave values that are not finite for images {wrong} of the batch")
+        which = f"images {wrong} of the batch" if names is None else ", ".join(names[i] for i in wrong)
+        raise ValueError(f"the model gave values that are not finite for {which}")
 
 
 @contextmanager

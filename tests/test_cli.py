@@ -1,14 +1,18 @@
 """The command line as a stranger meets it."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from augment_gpu.cli import main
+from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -82,3 +86,229 @@ def test_python_m_and_an_unknown_command_exit_as_they_should():
     done = subprocess.run([sys.executable, "-m", "augment_gpu", "fly"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "invalid choice: 'fly'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """train/ and val/ of a dark and a light class; grey noise, so that no two pictures are alike."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 4)):
+        for name, value in (("dark", 40), ("light", 180)):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                picture = random.integers(0, 70, (40, 50, 3), dtype=np.uint8) + np.uint8(value)
+                Image.fromarray(picture).save(root / part / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    options = ["--model", "test_resnet", "--size", "32", "--batch-size", "8", "--epochs", "2", "--device", "cpu"]
+    assert main(["train", str(photos), "--scratch", "--output", str(folder), *options]) == 0
+    return folder
+
+
+def evaluate(run, data, *options):
+    return main(["evaluate", str(run), str(data), "--device", "cpu", *options])
+
+
+def test_evaluation_agrees_with_the_runs_own_validation(run, photos, tmp_path, capsys):
+    """Of the same pictures in the same view, by other code."""
+    for checkpoint in ("best", "last"):
+        path = tmp_path / f"{checkpoint}.json"
+        assert evaluate(run, photos, "--checkpoint", checkpoint, "--json", str(path), "--batch-size", "3") == 0
+        stored = json.loads(path.read_text())
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        row = rows[-1] if checkpoint == "last" else max(rows, key=lambda row: row["val_top1"])
+        assert stored["top1"] == row["val_top1"]
+        assert stored["nll"] == pytest.approx(row["val_loss"], abs=1e-5)
+        assert stored["data"] == str(photos / "val")
+        assert (stored["images"], stored["top2"], stored["cost"]) == (8, 1.0, 1.0)
+    text = capsys.readouterr().out
+    for word in (
+        "top-1",
+        "top-2",
+        "negative log-likelihood",
+        "calibration error",
+        "images/s",
+        "views",
+        "cost",
+        "light",
+    ):
+        assert word in text
+
+
+def test_evaluate_writes_what_it_is_asked_for_and_nothing_else(run, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert evaluate(run, photos / "val") == 0
+    assert list(tmp_path.iterdir()) == []
+    assert evaluate(run, photos / "train", "--tta", "ten-crop", "--picture", "a.png", "--json", "a.json") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+    with Image.open("a.png") as picture:
+        assert picture.format == "PNG"
+    stored = json.loads((tmp_path / "a.json").read_text())
+    assert (stored["views"], stored["images"], stored["tta"]) == (10, 16, "ten-crop")
+    assert stored["cost"] > 0
+    for option in ("--picture", "--json"):
+        name = "a.png" if option == "--picture" else "a.json"
+        content = (tmp_path / name).read_bytes()
+        assert evaluate(run, photos, option, name) == 1
+        assert f"{name} exists" in capsys.readouterr().err
+        assert (tmp_path / name).read_bytes() == content
+
+
+def test_evaluate_reports_an_unreadable_image_last(run, photos, tmp_path, capsys):
+    root = Path(shutil.copytree(photos / "val", tmp_path / "copy"))
+    bad = root / "light" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:300])
+    assert evaluate(run, root, "--json", str(tmp_path / "a.json")) == 1
+    printed = capsys.readouterr()
+    assert "top-1" in printed.out
+    bad_line, verdict = printed.err.splitlines()
+    assert bad_line.startswith(f"{bad}: ")
+    assert bad_line.count(str(bad)) == 1
+    assert verdict == "augment-gpu: error: 1 of 8 images could not be read"
+    stored = json.loads((tmp_path / "a.json").read_text())
+    assert stored["images"] == 7
+    assert stored["skipped"][0]["path"] == str(bad)
+
+
+def test_evaluate_takes_some_of_the_classes_and_no_others(run, photos, tmp_path, capsys):
+    shutil.copytree(photos / "val" / "dark", tmp_path / "data" / "dark")
+    assert evaluate(run, tmp_path / "data", "--json", str(tmp_path / "a.json")) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["per_class"][1]["accuracy"] is None
+    shutil.copytree(photos / "val" / "dark", tmp_path / "data" / "grey")
+    assert evaluate(run, tmp_path / "data") == 1
+    assert "has folders ['grey']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("no folder", "does not exist; the folder of a run is wanted"),
+        ("a file", "is a file; the folder of a run is wanted"),
+        ("empty", "best.pt does not exist"),
+        ("cut", "best.pt is damaged"),
+        ("last as best", "best.pt is not of a run; classes and recipe are wanted"),
+        ("no model", "best.pt is not the checkpoint of a run"),
+        ("one class", "best.pt has classes ['dark']"),
+        ("recipe", "best.pt: size is 0"),
+        ("more classes", "best.pt does not fit a test_resnet of 3 classes"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damage, message):
+    folder = tmp_path / "run"
+    best = folder / "best.pt"
+    if damage == "a file":
+        folder.write_text("")
+    elif damage == "empty":
+        folder.mkdir()
+    elif damage != "no folder":
+        shutil.copytree(run, folder)
+        if damage == "cut":
+            best.write_bytes(best.read_bytes()[:-500])
+        elif damage == "last as best":
+            shutil.copy(folder / "last.pt", best)
+        else:
+            state = load_checkpoint(best)
+            changes = {
+                "no model": {"model": None},
+                "one class": {"classes": ["dark"]},
+                "recipe": {"recipe": {"size": 0}},
+                "more classes": {"classes": ["a", "b", "c"]},
+            }
+            save_checkpoint(best, {**state, **changes[damage]})
+    assert evaluate(folder, photos) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(folder) in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "foo"], "device is 'foo'"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--max-views", "0"], "max_views is 0"),
+        (["--workers", "0"], "workers is 0"),
+        (["--picture", "a.txt"], "must end in .png"),
+        (["--json", "nowhere/a.json"], "nowhere is not a folder"),
+    ],
+)
+def test_bad_options_of_evaluate_are_named(run, photos, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(run, photos, *options) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_without_matplotlib_says_how_to_get_it(run, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert evaluate(run, photos, "--picture", str(tmp_path / "a.png")) == 1
+    assert "pip install 'augment_gpu[report]'" in capsys.readouterr().err
+
+
+def predict(run, *options):
+    return main(["predict", str(run), *map(str, options), "--device", "cpu"])
+
+
+def test_predict_prints_a_line_for_each_image(run, photos, tmp_path, capsys):
+    dark = photos / "val" / "dark"
+    files = [tmp_path / "a.csv", tmp_path / "a.json"]
+    options = ["--tta", "flip", "--csv", files[0], "--json", files[1]]
+    assert predict(run, dark, f"{dark}/[12].png", dark / "0.png", photos / "val" / "light" / "3.png", *options) == 0
+    paths = [*(str(dark / f"{number}.png") for number in range(4)), str(photos / "val" / "light" / "3.png")]
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == paths
+    stored = json.loads(files[1].read_text())
+    with open(files[0], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [path for path in paths for _ in range(2)]
+    for number, (line, entry) in enumerate(zip(lines, stored, strict=True)):
+        assert line[1::2] == [choice["class"] for choice in entry["top"]]
+        assert set(line[1::2]) == {"dark", "light"}
+        assert sum(choice["probability"] for choice in entry["top"]) == pytest.approx(1)
+        for rank, choice in enumerate(entry["top"], start=1):
+            row = rows[2 * number + rank - 1]
+            assert (row["rank"], row["class"]) == (str(rank), choice["class"])
+            assert float(row["probability"]) == pytest.approx(choice["probability"], rel=1e-6)
+            assert float(line[2 * rank]) == pytest.approx(choice["probability"], abs=1e-4)
+    assert predict(run, dark, "--csv", files[0]) == 1
+    assert "a.csv exists" in capsys.readouterr().err
+
+
+def test_predict_keeps_what_it_could_read(run, photos, tmp_path, capsys):
+    bad, good = tmp_path / "bad.jpg", photos / "val" / "light" / "0.png"
+    bad.write_bytes(b"\xff\xd8\xff")
+    assert predict(run, bad, good, tmp_path / "missing.jpg", "--top", 1, "--csv", tmp_path / "a.csv") == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{good}\t")
+    assert len(printed.out.split("\t")) == 3
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 2
+    first, second, verdict = printed.err.splitlines()
+    assert first.startswith(f"{bad}: ")
+    assert second.startswith(f"{tmp_path / 'missing.jpg'}: ")
+    assert "No such file" in second
+    assert verdict == "augment-gpu: error: 2 of 3 images could not be read"
+
+
+def test_predict_without_images_says_so(run, tmp_path, capsys):
+    for nothing in (tmp_path, f"{tmp_path}/*.png"):
+        assert predict(run, nothing) == 1
+        assert f"{nothing}: no image found" in capsys.readouterr().err
+    assert predict(run, tmp_path / "none.png", "--json", tmp_path / "a.json") == 1
+    assert "1 of 1 images could not be read" in capsys.readouterr().err
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_an_interrupted_evaluation_exits_with_130(run, photos, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("augment_gpu.evaluate.evaluate", interrupted)
+    assert evaluate(run, photos) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -16,7 +16,9 @@ ROOMS = (
     "__main__",
     "cli",
     "transfer",
+    "results",
     "evaluate",
+    "predict",
     "preview",
     "info",
     "integrations",
@@ -230,7 +232,7 @@ def test_importing_the_package_loads_no_heavy_library(tmp_path: Path) -> None:
     program = """
 import sys
 import augment_gpu as ag
-heavy = {"triton", "kornia", "timm", "torchvision"} & set(sys.modules)
+heavy = {"triton", "kornia", "timm", "torchvision", "torchmetrics", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 sys.modules["triton"] = None  # importing it raises ImportError from now on
 import numpy as np

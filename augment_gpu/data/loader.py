@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,20 @@ from augment_gpu.data.sources import Dataset, sample_name
 from augment_gpu.ops.mix import MixParams, shard
 from augment_gpu.pipeline import draw_mix
 from augment_gpu.ragged import RaggedBatch, as_array, as_hwc
+from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
-from augment_gpu.stage import Stage
+
+
+class StageLike(Protocol):
+    """What a Loader needs of its stage, an augment_gpu.Stage or another; it yields what a call returns."""
+
+    recipe: Recipe
+    seed: int
+    training: bool  # whether the recipe's mixing is to be drawn
+
+    def __call__(
+        self, images: RaggedBatch, labels: torch.Tensor, *, index: np.ndarray, epoch: int, mix: MixParams | None
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +75,7 @@ class Loader:
         self,
         dataset: Dataset,
         batch_size: int,
-        stage: Stage,
+        stage: StageLike,
         *,
         device: torch.device | str | None = None,
         shuffle: bool = True,

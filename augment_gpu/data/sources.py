@@ -55,7 +55,7 @@ class ImageFolder:
             raise ValueError(f"classes={self.classes} names a class twice")
         if unknown := [name for name in found if name not in self.class_to_idx]:
             raise ValueError(f"{self.root} has folders {unknown}; classes={self.classes} does not name them")
-        files = {name: sorted(_image_files(os.path.join(self.root, name)), key=os.path.split) for name in found}
+        files = {name: sorted(image_files(os.path.join(self.root, name)), key=os.path.split) for name in found}
         if empty := [name for name in found if not files[name]]:
             raise FileNotFoundError(f"{self.root}: no image in class folders {empty}; wanted: {' '.join(EXTENSIONS)}")
         self.samples: list[tuple[str, int]] = [
@@ -158,7 +158,7 @@ def _class_folders(root: str) -> list[str]:
     return folders
 
 
-def _image_files(folder: str) -> Iterator[str]:
+def image_files(folder: str) -> Iterator[str]:
     """Paths of the images under `folder`, in the file system's order."""
     for where, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(where).resolve()

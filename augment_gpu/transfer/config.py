@@ -44,11 +44,7 @@ class TrainConfig:
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.device is not None:
-            try:
-                torch.empty(0, device=self.device)
-            except (RuntimeError, AssertionError) as error:
-                reason = (str(error).splitlines() or [""])[0]
-                raise ValueError(f"device is {self.device!r}, which cannot be used here: {reason}") from error
+            usable_device(self.device)
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer is {self.optimizer!r}; it must be adamw or sgd")
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -63,3 +59,12 @@ class TrainConfig:
             return self.lr
         base = 1e-3 if self.optimizer == "adamw" else 0.1 * self.batch_size / 256
         return base if self.scratch else base / 5
+
+
+def usable_device(name: str | None) -> torch.device:
+    """None: a GPU where there is one. Raises ValueError for a device that torch does not know or that is not here."""
+    try:
+        return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"device is {name!r}, which cannot be used here: {reason}") from error

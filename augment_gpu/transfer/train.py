@@ -22,7 +22,7 @@ from augment_gpu.data.sources import Dataset, ImageFolder, stratified_split, sub
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_checkpoint, save_json, write_atomically
-from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.transfer.config import TrainConfig, usable_device
 from augment_gpu.transfer.interrupt import stop_requests
 from augment_gpu.transfer.model import create_model, normalization
 
@@ -119,7 +119,7 @@ class _Run:
     def __init__(self, data: str | None, config: TrainConfig, output: Path, *, initial: bool) -> None:
         self.data, self.config, self.output = data, config, output
         self.last, self.best = output / "last.pt", output / "best.pt"
-        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(config.device)
         train_data, val_data, self.classes = open_data(data, config.val_fraction, config.seed)
         weights, scratch = (config.weights, config.scratch) if initial else (None, True)
         model = create_model(config.model, len(self.classes), weights=weights, scratch=scratch)

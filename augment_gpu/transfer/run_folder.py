@@ -1,0 +1,63 @@
+"""What a run folder gives to those who use its model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from augment_gpu.recipe import Recipe
+from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
+from augment_gpu.transfer.model import create_model
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """model: on the CPU, channels last, in evaluation mode; it gives (V, len(classes)) logits."""
+
+    model: nn.Module
+    classes: list[str]
+    recipe: Recipe
+
+
+def load_run(folder: Path, checkpoint: Literal["best", "last"] = "best") -> TrainedModel:
+    """The model of a run's best.pt or last.pt.
+
+    Raises FileNotFoundError or NotADirectoryError where there is no such folder or file, ValueError for files that are
+    damaged, of something else, or do not fit each other; each names the file.
+    """
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; the folder of a run is wanted")
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist; the folder of a run is wanted")
+    path = folder / f"{checkpoint}.pt"
+    state = load_checkpoint(path)
+    # last.pt holds what resuming needs beside config.json; best.pt stands alone.
+    source = path if checkpoint == "best" else folder / "config.json"
+    described = state if checkpoint == "best" else load_json(source)
+    classes, recipe = _described(described, source)
+    if not isinstance(state.get("model_name"), str) or not isinstance(state.get("model"), dict):
+        raise ValueError(f"{path} is not the checkpoint of a run; model_name and model are wanted")
+    with torch.random.fork_rng(devices=[]):  # the weights are about to be replaced, and the caller's draws go on
+        model = create_model(state["model_name"], len(classes), scratch=True)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {error}") from error
+    return TrainedModel(model.eval().to(memory_format=torch.channels_last), classes, recipe)
+
+
+def _described(description: Any, source: Path) -> tuple[list[str], Recipe]:
+    """The classes and the recipe that a file holds beside other things."""
+    if not isinstance(description, dict) or not {"classes", "recipe"} <= set(description):
+        raise ValueError(f"{source} is not of a run; classes and recipe are wanted")
+    classes, fields = description["classes"], description["recipe"]
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"{source} has classes {classes!r}; a list of at least two names is wanted")
+    if not isinstance(fields, dict):
+        raise ValueError(f"{source} has recipe {fields!r}; an object with fields of Recipe is wanted")
+    try:
+        return classes, Recipe.from_dict(fields)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
