@@ -15,12 +15,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from augment_gpu.evaluate import evaluate
-from augment_gpu.predict import Mode
-from augment_gpu.transfer.run_folder import load_run
 from common import machine, save
 
 from augment_gpu.data import ImageFolder
+from augment_gpu.evaluate import evaluate
+from augment_gpu.predict import Mode
+from augment_gpu.transfer.run_folder import load_run
 from augment_gpu.transfer.train import train
 
 KIND = "tta-study"

@@ -282,7 +282,10 @@ class _Run:
         return {"val_loss": loss / count, "val_top1": correct / count}
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        """bfloat16 on CUDA, and elsewhere where the recipe makes 16-bit images, whose weights stay float32."""
+        half = self.recipe.torch_dtype != torch.float32
+        dtype = self.recipe.torch_dtype if half else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=half or self.device.type == "cuda")
 
     def _result(self, row: dict[str, Any]) -> dict[str, Any]:
         """What evaluation needs, and nothing of the optimizer."""
