@@ -1,4 +1,5 @@
-"""Writes README's figures from the newest results of gpu_report.py and bench_cpu.py, so that no number is typed.
+"""Writes README's figures from the newest results of gpu_report.py, bench_cpu.py and tta_study.py, so that no number is
+typed.
 
 python benchmarks/readme_table.py            # rewrites the parts of README.md between the pairs of markers
 python benchmarks/readme_table.py --check    # changes nothing; exits with 1 where such a part is out of date
@@ -14,15 +15,19 @@ from common import RESULTS
 from cpu_table import KIND as CPU_KIND
 from cpu_table import ratio_table
 from gpu_table import Report, crop_table, device_name, host_table, op_table, rival_table, training_table
+from tta_study import KIND as TTA_KIND
+from tta_study import table as study_table
 
 README = Path(__file__).parents[1] / "README.md"
 MARKERS = "<!-- gpu-report:begin -->", "<!-- gpu-report:end -->"
 CPU_MARKERS = "<!-- cpu-bench:begin -->", "<!-- cpu-bench:end -->"
+TTA_MARKERS = "<!-- tta-study:begin -->", "<!-- tta-study:end -->"
 NO_RESULT = (
     "No GPU result has been recorded yet: the kernels' speed on a GPU is unmeasured. `make gpu-report` measures it, on "
     "a\nmachine with an NVIDIA GPU, in at most eight minutes and without the network."
 )
 NO_CPU_RESULT = "No CPU result has been recorded yet; `make bench` measures it."
+NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` measures it."
 
 
 def newest_result(folder: Path, kind: str = "gpu-report") -> Path | None:
@@ -89,6 +94,21 @@ def cpu_section(path: Path | None) -> str:
     return heading + "\n".join(filter(None, notes)) + "\n\n" + ratio_table(found)
 
 
+def tta_section(path: Path | None) -> str:
+    """What stands between the markers of tta_study.py's figures."""
+    if path is None:
+        return NO_TTA_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    settings, data = found["settings"], found["data"]
+    return (
+        f"{settings['model']}, trained from random weights for {settings['epochs']} epochs on {found['images']['train']} "
+        f"pictures of {data['train']} at {settings['size']} × {settings['size']},\nand evaluated on "
+        f"{found['images']['val']} of {data['test']}; the cost is in forward passes of one view, views included "
+        f"(`python benchmarks/tta_study.py\ncifar10-train.zip cifar10-test.zip`, {found['date']}; raw figures in "
+        f"`benchmarks/results/{path.name}`).\n\n" + study_table(found["rows"])
+    )
+
+
 def inserted(readme: str, text: str, markers: tuple[str, str] = MARKERS) -> str:
     """README with `text` between its markers. Raises ValueError unless each marker is there once, in their order."""
     begin, end = markers
@@ -107,6 +127,7 @@ def main() -> int:
     before = options.readme.read_text()
     after = inserted(before, section(newest_result(options.results)))
     after = inserted(after, cpu_section(newest_result(options.results, CPU_KIND)), CPU_MARKERS)
+    after = inserted(after, tta_section(newest_result(options.results, TTA_KIND)), TTA_MARKERS)
     if options.check:
         if after != before:
             print("README is out of date; python benchmarks/readme_table.py brings it up to date", file=sys.stderr)

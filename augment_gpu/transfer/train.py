@@ -282,10 +282,9 @@ class _Run:
         return {"val_loss": loss / count, "val_top1": correct / count}
 
     def _autocast(self) -> torch.autocast:
-        """bfloat16 on CUDA, and elsewhere where the recipe makes 16-bit images, whose weights stay float32."""
-        half = self.recipe.torch_dtype != torch.float32
-        dtype = self.recipe.torch_dtype if half else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=half or self.device.type == "cuda")
+        """bfloat16 on CUDA, and elsewhere for a recipe of 16-bit images, which float32 weights would not take."""
+        enabled = self.device.type == "cuda" or self.recipe.torch_dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _result(self, row: dict[str, Any]) -> dict[str, Any]:
         """What evaluation needs, and nothing of the optimizer."""
