@@ -123,7 +123,7 @@ def main() -> None:
         print(json.dumps(measure(options.data, options.child)))
         return
     load = os.getloadavg()[0]
-    if load > 0.5:  # one busy neighbour makes torch's two threads wait for each other at every operation
+    if load > 1:  # one busy neighbour makes torch's two threads wait for each other at every operation
         print(f"the load average is {load:.1f}: what two threads do will be worth little", file=sys.stderr)
     result = {
         "kind": KIND,

@@ -82,7 +82,7 @@ def cpu_section(path: Path | None) -> str:
         "Medians of {rounds} paired rounds, with quartiles in brackets; above 1 augment_gpu is faster.".format(**found),
         f"The load average was {load:.1f} before the run: beside other busy processes torch's threads wait for each "
         "other,\nand the column of two threads says little."
-        if load > 0.5
+        if load > 1
         else "",
         f"Not installed there: {'; '.join(absent)}." if absent else "",
     ]
@@ -101,10 +101,10 @@ def tta_section(path: Path | None) -> str:
     found: dict[str, Any] = json.loads(path.read_text())
     settings, data = found["settings"], found["data"]
     return (
-        f"{settings['model']}, trained from random weights for {settings['epochs']} epochs on {found['images']['train']} "
-        f"pictures of {data['train']} at {settings['size']} × {settings['size']},\nand evaluated on "
-        f"{found['images']['val']} of {data['test']}; the cost is in forward passes of one view, views included "
-        f"(`python benchmarks/tta_study.py\ncifar10-train.zip cifar10-test.zip`, {found['date']}; raw figures in "
+        f"{settings['model']} at {settings['size']} × {settings['size']}, trained from random weights for "
+        f"{settings['epochs']} epochs on {found['images']['train']} pictures of\n{data['train']}, evaluated on "
+        f"{found['images']['val']} of {data['test']}; the cost is in forward passes of one view, views\nincluded "
+        f"(`python benchmarks/tta_study.py {data['train']} {data['test']}`, {found['date']}; raw\nfigures in "
         f"`benchmarks/results/{path.name}`).\n\n" + study_table(found["rows"])
     )
 

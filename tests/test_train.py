@@ -273,3 +273,9 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
     assert factor(4) == 1
     assert factor(8) == pytest.approx(0.5)
     assert factor(12) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_recipe_of_sixteen_bits_trains_where_weights_are_float32(folder: Path, tmp_path: Path, dtype: str):
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1, "recipe": {"dtype": dtype}})
+    assert np.isfinite([metrics[0]["train_loss"], metrics[0]["val_loss"]]).all()
