@@ -89,8 +89,8 @@ def on(launch: Launch, target: GPUTarget) -> Launch:
 
 
 def source(launch: Launch, target: GPUTarget) -> ASTSource:
-    """Specialised as Triton's launch does it: an integer of 1 is a constant, what 16 divides is known to be so, and so
-    it is to AMD's compiler that a tensor spans less than 2 GiB."""
+    """Specialised as Triton's launch does it: an integer of 1 is a constant, what 16 divides is known to be so where
+    the kernel does not refuse, and so it is to AMD's compiler that a tensor spans less than 2 GiB."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -106,7 +106,8 @@ def source(launch: Launch, target: GPUTarget) -> ASTSource:
             signature[name] = _POINTERS[value.dtype]
         else:
             signature[name] = "fp32" if isinstance(value, float) else "i32" if abs(value) < 2**31 else "i64"
-        if type(address) is int and address % 16 == 0 and not parameter.do_not_specialize:
+        aligns = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
+        if type(address) is int and address % 16 == 0 and aligns:
             attributes[i,] = [["tt.divisibility", 16]]
         if tensor and target.backend == "hip":
             attributes[i,] = [*attributes.get((i,), []), ["tt.pointer_range", 32]]

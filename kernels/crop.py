@@ -368,7 +368,11 @@ def _nearest_strip(
         where += out_y_stride
 
 
-@triton.jit
+# Compiled anew only for what changes the code: a stride of 1, but not one that 16 divides, since no access is wide.
+@triton.jit(
+    do_not_specialize=["color_stride", "out_v_stride", "out_y_stride", "SIZE"],
+    do_not_specialize_on_alignment=["channel_stride", "out_c_stride", "out_x_stride"],
+)
 def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
     offset_ptr,  # (V,) int64: a big batch passes 2**31 bytes
