@@ -90,7 +90,8 @@ class Prepared(NamedTuple):
     images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
     device. soft: whether they become (B, num_classes). channels: C. crop, holes, mix: the tables of crop_resize_flip,
     of each cutout, and of mixup or (three tables) cutmix, or none. ops: the parameters of each of the recipe's ops.
-    Tables have the same shapes for every batch of one size, whatever was drawn.
+    Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with both mixup and
+    CutMix sends two tables or three.
     """
 
     images: torch.Tensor
@@ -104,12 +105,18 @@ class Prepared(NamedTuple):
 
     def copy_(self, other: "Prepared") -> None:
         """Overwrites this batch, in place, with one of as many samples: so that a CUDA graph, captured on this one, is
-        replayed with other images and draws. The other's ragged pixels may be fewer, but not more."""
+        replayed with other images and draws. The other's ragged pixels may be fewer, but not more; dense images must be
+        of the same shape and strides. A recipe with both mixup and CutMix needs a batch, and a graph, for each.
+
+        Raises ValueError for a batch that the same graph cannot serve.
+        """
         if self.images.ndim == 1 and len(other.images) > len(self.images):
             raise ValueError(f"the batch has {len(other.images)} values; there is room for {len(self.images)}")
         mine, theirs = self._tensors(), other._tensors()
-        if [table.shape for table in mine] != [table.shape for table in theirs] or self.ops or other.ops:
-            raise ValueError("the batches differ in size, in being mixed by mixup or cutmix, or have ops of their own")
+        if self.ops or other.ops:
+            raise ValueError("the batches have ops, which look at their draws on the host")
+        if self._form() != other._form():
+            raise ValueError(f"the batches differ in form: this is {self._form()}, the other {other._form()}")
         images = self.images[: len(other.images)] if self.images.ndim == 1 else self.images
         for target, source in zip((images, *mine), (other.images, *theirs), strict=True):
             target.copy_(source, non_blocking=True)
@@ -118,6 +125,16 @@ class Prepared(NamedTuple):
         """All but the images."""
         targets = [] if self.targets is None else [self.targets]
         return [*targets, *self.crop, *chain.from_iterable(self.holes), *self.mix]
+
+    def _form(self) -> dict[str, Any]:
+        """What must agree for one batch to stand in the other's place."""
+        dense = (*self.images.shape, self.images.stride()) if self.images.ndim == 4 else None
+        return {
+            "images": (self.images.dtype, self.channels, dense),
+            "soft": (self.targets is not None, self.soft),
+            "holes": len(self.holes),
+            "tables": [(tuple(table.shape), table.dtype) for table in self._tensors()],
+        }
 
 
 def prepare(
@@ -135,12 +152,14 @@ def prepare(
     matrix = color_matrix(images, len(draws.crop), None, recipe.mean, recipe.std)
     if draws.ops:  # normalisation comes after them, and not with the crop
         matrix = color_matrix(images, len(draws.crop), None, None, None)
-    channels, triton = matrix.shape[1], runs_triton(images.device)
+    # Without rows nothing is launched, and no device asked whether it could.
+    where = table_device(images.device) if len(draws.crop) else torch.device("cpu")
+    channels, triton = matrix.shape[1], len(draws.crop) > 0 and runs_triton(images.device)
     groups = [plan_crop(images, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
     shape = (len(draws.crop), channels, size, size)
     groups += [plan_cutout(shape, holes) for holes in draws.holes]
     groups += [] if mix is None else [plan_mix(mix, len(draws.crop), shape[2:])]
-    sent = iter(upload(table_device(images.device), *chain.from_iterable(groups)))
+    sent = iter(upload(where, *chain.from_iterable(groups)))
     crop, *others = [list(islice(sent, len(group))) for group in groups]
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     holes, mixing = others[: len(draws.holes)], [] if mix is None else others[-1]

@@ -90,6 +90,15 @@ def test_a_hundred_batches_compile_once(compiled: Any) -> None:
     assert len(sizes) > 90
 
 
+def test_without_dynamic_shapes_the_second_size_compiles_once_more_and_no_other(compiled: Any) -> None:
+    stage = stage_of("cutout, mixup")
+    augment = compiled(stage, backend="aot_eager")
+    before = graphs()
+    for seed in range(100):
+        augment(stage.prepare(batch(seed), LABELS, epoch=seed))
+    assert graphs() == before + 2
+
+
 def test_dense_batches_of_changing_sizes_compile_once(compiled: Any) -> None:
     stage = stage_of("plain")
     augment = compiled(stage, backend="aot_eager", dynamic=True)
@@ -150,8 +159,38 @@ def test_a_batch_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="the batches differ"):
         plain.copy_(mixed)
     blurred = ag.Stage(ag.Recipe(size=32, ops=(("gaussian_blur", {"kernel_size": 3}),))).prepare(batch(0), LABELS)
-    with pytest.raises(ValueError, match="ops of their own"):
+    with pytest.raises(ValueError, match="the batches have ops"):
         blurred.copy_(blurred)
+    cut, mixed = (
+        ag.Stage(ag.Recipe(size=32, num_classes=5, mixup_alpha=0.2, cutmix_alpha=1.0, switch_prob=cuts))
+        for cuts in (1.0, 0.0)
+    )
+    with pytest.raises(ValueError, match="the batches differ"):
+        cut.prepare(batch(0), LABELS).copy_(mixed.prepare(batch(0), LABELS))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.zeros(3, 3, 41, 40, dtype=torch.uint8),  # another shape
+        torch.zeros(3, 3, 80, 80, dtype=torch.uint8)[:, :, :40, :40],  # the same shape in other strides
+        torch.zeros(3, 3, 40, 40, dtype=torch.uint8).contiguous(memory_format=torch.channels_last),
+        torch.zeros(3, 3, 40, 40),  # another dtype
+        torch.zeros(3, 1, 40, 40, dtype=torch.uint8),
+    ],
+)
+def test_dense_images_of_another_form_are_refused(other: torch.Tensor) -> None:
+    stage = ag.Stage(ag.Recipe(size=32, mean=(0.5,), std=(0.5,)))
+    prepared = stage.prepare(torch.zeros(3, 3, 40, 40, dtype=torch.uint8), LABELS)
+    with pytest.raises(ValueError, match="the batches differ in form"):
+        prepared.copy_(stage.prepare(other, LABELS))
+
+
+def test_a_batch_to_evaluate_does_not_replace_one_to_train_on() -> None:
+    stage = stage_of("smoothing, contiguous")
+    training, evaluating = stage.prepare(batch(0), LABELS), stage.eval().prepare(batch(0), LABELS)
+    with pytest.raises(ValueError, match="the batches differ in form"):
+        training.copy_(evaluating)
 
 
 # -------------------------------------------------------------------------------------------------------------- on CUDA

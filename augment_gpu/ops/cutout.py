@@ -153,8 +153,16 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
         raise ValueError(
             f"images have strides {images.stride()}; rows that share memory cannot have holes of their own"
         )
-    tables = upload(table_device(images.device), *plan_cutout(images.shape, params))
-    run_cutout(images, tables, params.fill == "noise")
+    arrays = plan_cutout(images.shape, params)
+    if len(images) == 0:
+        return images
+    noise = params.fill == "noise"
+    if images.requires_grad and torch.is_grad_enabled():  # plain torch, which autograd sees
+        _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
+        return images
+    run_cutout(images, upload(table_device(images.device), *arrays), noise)
+    if not images.is_inference():  # what autograd saved of these images is no longer true
+        torch.autograd.graph.increment_version(images)
     return images
 
 
@@ -169,6 +177,8 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
 @device_op("cutout(Tensor(a!) images, Tensor[] tables, bool noise) -> ()", writes_in_place)
 def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor], noise: bool) -> None:
     """The device part. tables: of plan_cutout."""
+    if len(images) == 0:
+        return
     box, seed, fill = tables
     if not runs_triton(images.device):
         _fill_each(images, box.tolist(), seed.numpy().view(np.uint32).tolist(), "noise" if noise else fill.tolist())

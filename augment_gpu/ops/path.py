@@ -5,7 +5,6 @@ The answer is found at a device's first batch, by one launch of a trivial kernel
 
 import os
 import warnings
-from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -63,43 +62,63 @@ def _index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-@cache
+# The answers, by the GPU's number. One that may change, for lack of memory, is not kept.
+_answers: dict[int, str | None] = {}
+_warned: set[int] = set()
+
+
 def _serves(index: int) -> bool:
-    """Whether the kernels serve the GPU. Where not, warns: once, since the answer is kept."""
+    """Whether the kernels serve the GPU. Where not, warns: once a GPU."""
     reason = _missing(index)
-    if reason is not None:
-        warnings.warn(f"{reason}. Plain torch serves in place of the Triton kernels, slower", RuntimeWarning, 3)
+    if reason is not None and index not in _warned:
+        _warned.add(index)
+        warnings.warn(f"{reason}. Plain torch serves in place of the Triton kernels, slower", RuntimeWarning, 4)
     return reason is None
 
 
-@cache
 def _missing(index: int) -> str | None:
+    if index in _answers:
+        return _answers[index]
     device = torch.device("cuda", index)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{device} was not used yet; run one batch before a CUDA graph is captured")
+    reason, lasting = _tried(device)
+    if lasting:
+        _answers[index] = reason
+    return reason
+
+
+def _tried(device: torch.device) -> tuple[str | None, bool]:
+    """What is missing, and whether it will be missing for good."""
     if find_spec("triton") is None:
-        return "Triton is not installed"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < _CAPABILITY:
-        return (
-            f"{_name(device)} is too old: its compute capability is {_dotted(capability)}, and the Triton kernels need "
-            f"{_dotted(_CAPABILITY)}"
-        )
+        return "Triton is not installed", True
     try:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _CAPABILITY:
+            return (
+                f"{_name(device)} is too old: its compute capability is {_dotted(capability)}, and the Triton kernels "
+                f"need {_dotted(_CAPABILITY)}"
+            ), True
         from augment_gpu.kernels.probe import launch_probe
 
         # A host sync, once a device: an error of the launch may only show here.
         written = launch_probe(device).tolist()
     # A driver, a compiler, a cache folder: whatever fails here would fail the kernels too. The caller tells the user.
     except Exception as error:
-        return _explain(error, device)
+        return _explain(error, device), not _is_memory(error)
     if written != list(range(len(written))):
-        return f"a trial kernel gave a wrong result on {_name(device)}"
-    return None
+        return f"a trial kernel gave a wrong result on {_name(device)}", True
+    return None, True
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def _explain(error: Exception, device: torch.device) -> str:
     """What a failed trial means, as one sentence."""
     said = str(error).strip().split("\n")[0].rstrip(".")
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in said:
+    if _is_memory(error):
         return f"{_name(device)} has no free memory for a trial kernel ({said})"
     if "C compiler" in said:
         return f"there is no C compiler, with which Triton builds its launcher: install gcc or set CC ({said})"
