@@ -6,7 +6,7 @@ scales, or the network over the whole image.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 
 from augment_gpu.ops.crop import crop_resize_flip
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD, image_sizes
-from augment_gpu.ops.views import SCALES, Crops, view_boxes
+from augment_gpu.ops.views import SCALES, Crops, resized_images, view_boxes
 from augment_gpu.ragged import RaggedBatch
 
 Images = RaggedBatch | torch.Tensor | Sequence[torch.Tensor | np.ndarray]
@@ -29,12 +29,14 @@ class TTA:
     W), uint8 or floating point in [0, 1]. size, scales, crops: see augment_gpu.ops.views.view_boxes; fifty views an
     image by default. weights: one a scale, of its views in the mean (None: equal). average: "probabilities", or
     "logits", whose mean is then turned into probabilities. max_views: how many views are held and run through the
-    model at a time, which bounds the memory. dtype: of the views; a 16-bit one runs the model under autocast.
+    model at a time, which bounds the memory; their one buffer is written to again for the next ones. dtype: of the
+    views, float32, or a 16-bit one, which runs the model under autocast.
     num_classes: what the model must give, where it is known. mean, std: as the model was trained, None for none.
 
     fully_convolutional: instead of crops, the whole of each image at each scale goes through `model.forward_features`,
     and `model.forward_head` over every place of the feature map (timm's names); the places are averaged, then the
-    scales, with `crops` 2 or 10 also the mirror image. Images go through one at a time, since their shapes differ.
+    scales, with `crops` 2 or 10 also the mirror image. Images go through one at a time, since their shapes differ, and
+    whole, whatever max_views is. A head that takes several places at once, or tells them apart, is refused.
 
     The same image has the same prediction at any max_views and in any batch, to 1e-5 in float32: what differs is how
     the model's own arithmetic is divided. Raises ValueError for outputs of another shape or that are not finite,
@@ -64,6 +66,8 @@ class TTA:
         self.views = len(view_boxes([1], [1], size, scales, crops))  # of an image; this checks all three
         if average not in ("probabilities", "logits"):
             raise ValueError(f'average is {average!r}; it must be "probabilities" or "logits"')
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype is {dtype}; it must be torch.float32, torch.float16 or torch.bfloat16")
         if max_views < 1:
             raise ValueError(f"max_views is {max_views}; it must be at least 1")
         shares = np.ones(len(scales)) if weights is None else np.array(weights, dtype=np.float64)
@@ -77,11 +81,12 @@ class TTA:
         self.size = size
         self.scales = tuple(scales)
         self.crops = crops
-        self.weights = shares / shares.sum()
+        self.weights = shares / shares.max() / (shares / shares.max()).sum()
         self.average = average
         self.max_views = max_views
         self.num_classes = num_classes
         self.fully_convolutional = fully_convolutional
+        self._map_checked = False
         self.dtype = dtype
         self.options: dict[str, Any] = {
             "interpolation": interpolation,
@@ -92,21 +97,22 @@ class TTA:
         }
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    @torch.inference_mode()
     def __call__(self, batch: Images, *, names: Sequence[str] | None = None) -> torch.Tensor:
         """names: of the images, for the message about those whose outputs are not finite; None: their places."""
-        images = self._on_device(batch)
-        with (
-            _evaluating(self.model),
-            torch.autocast(images.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32),
-        ):
+        half = self.dtype != torch.float32
+        with torch.inference_mode(), _evaluating(self.model):
+            images = self._on_device(batch)
             predict = self._over_whole_images if self.fully_convolutional else self._over_crops
-            seen = predict(images)
-        if seen is None:
-            return torch.zeros(0, self.num_classes or 0, device=images.device)
-        total, finite = seen
-        _check_finite(finite, names)
-        return (total if self.average == "probabilities" else total.softmax(dim=1)).float()
+            # Where the views are float32, a caller's own autocast stays as it is.
+            with torch.autocast(images.device.type, dtype=self.dtype) if half else nullcontext():
+                seen = predict(images)
+            if seen is None:
+                total = torch.zeros(0, self.num_classes or 0, device=images.device)
+            else:
+                total, finite = seen
+                _check_finite(finite, names)
+                total = (total if self.average == "probabilities" else total.softmax(dim=1)).float()
+        return total.clone()  # outside, so that it may be changed and differentiated with
 
     def _on_device(self, batch: Images) -> RaggedBatch | torch.Tensor:
         images: RaggedBatch | torch.Tensor
@@ -134,10 +140,11 @@ class TTA:
             part = np.arange(start, min(start + self.max_views, len(rows)))
             chunk = held[: len(part)]
             crop_resize_flip(images, rows.take(part), size=self.size, out=chunk, **self.options)
-            seen = self._checked(self.model(chunk), len(part))
-            finite[start : start + len(part)] = seen.isfinite().all(dim=1)
+            seen, finite[start : start + len(part)] = self._checked(self.model(chunk), len(part))
             if total is None:
                 total = seen.new_zeros(len(heights), seen.shape[1])
+            elif seen.shape[1] != total.shape[1]:
+                raise ValueError(f"the model gave {seen.shape[1]} classes, and before {total.shape[1]}")
             # Each image's views of this chunk, summed as one row of a product: in float64, and unlike index_add_ in the
             # same order every time.
             first, last = rows.source[part[0]], rows.source[part[-1]] + 1
@@ -150,48 +157,60 @@ class TTA:
         """As _over_crops, each view being an image's whole feature map at one scale."""
         model: Any = self.model
         mirrored = (False, True) if self.crops in (2, 10) else (False,)
-        sums = []
+        sums, finite = [], []
         for image in images if isinstance(images, RaggedBatch) else images.permute(0, 2, 3, 1):
-            shares = []
+            shares, all_finite = [], []
             for scale, weight in zip(self.scales, self.weights, strict=True):
                 resized = self._whole(image, scale)
                 for flip in mirrored:
                     features = model.forward_features(resized.flip(-1) if flip else resized)
-                    if features.ndim != 4:
-                        raise ValueError(
-                            f"forward_features gave {tuple(features.shape)}; a map (B, C, H, W) is wanted to be "
-                            "evaluated fully convolutionally"
-                        )
+                    if not self._map_checked:
+                        _check_map(model, features)
+                        self._map_checked = True
                     places = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1], 1, 1)
-                    seen = self._checked(model.forward_head(places), len(places)).mean(dim=0)
-                    shares.append(seen * (weight / len(mirrored)))
+                    seen, whole = self._checked(model.forward_head(places), len(places))
+                    shares.append(seen.mean(dim=0) * (weight / len(mirrored)))
+                    all_finite.append(whole.all())
             sums.append(torch.stack(shares).sum(dim=0))
-        if not sums:
-            return None
-        total = torch.stack(sums)
-        return total, total.isfinite().all(dim=1)
+            finite.append(torch.stack(all_finite).all())
+        return (torch.stack(sums), torch.stack(finite)) if sums else None
 
     def _whole(self, image: torch.Tensor, scale: int) -> torch.Tensor:
         """(H, W, C) to (1, C, h, w): resized to this short side, normalised."""
-        from torchvision.transforms.v2 import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
+        for name, value in (("mean", self.options["mean"]), ("std", self.options["std"])):
+            if value is not None and len(value) not in (1, image.shape[2]):
+                raise ValueError(f"{name} is {value}; the images have {image.shape[2]} channels")
         chw = F.to_dtype(image.permute(2, 0, 1), torch.float32, scale=True)
-        resized = F.resize(
-            chw, [scale], InterpolationMode(self.options["interpolation"]), antialias=self.options["antialias"]
-        ).clamp(0, 1)
+        resized = resized_images(chw, scale, self.options["interpolation"], self.options["antialias"]).clamp(0, 1)
         mean, std = self.options["mean"] or (0.0,), self.options["std"] or (1.0,)
         return F.normalize(resized, list(mean), list(std))[None].to(self.dtype, memory_format=self.memory_format)
 
-    def _checked(self, output: Any, rows: int) -> torch.Tensor:
-        """The model's logits in float64, or the probabilities of them."""
+    def _checked(self, output: Any, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's logits in float64, or the probabilities of them; and (rows,) bool, whether they were finite."""
         wanted = f"({rows}, {'classes' if self.num_classes is None else self.num_classes})"
         if not isinstance(output, torch.Tensor):
             raise ValueError(f"the model gave a {type(output).__name__}; a tensor {wanted} is wanted")
         if output.ndim != 2 or len(output) != rows or self.num_classes not in (None, output.shape[1]):
             raise ValueError(f"the model gave {tuple(output.shape)}; {wanted} is wanted")
         logits = output.double()
-        return logits.softmax(dim=1) if self.average == "probabilities" else logits
+        return logits.softmax(dim=1) if self.average == "probabilities" else logits, logits.isfinite().all(dim=1)
+
+
+def _check_map(model: Any, features: Any) -> None:
+    """Raises ValueError unless `features` is a map whose places the model's head takes one like the other: not so where
+    the head is a convolution over several places, or attention among them."""
+    what = f"{type(model).__name__} cannot be evaluated fully convolutionally: "
+    if not isinstance(features, torch.Tensor) or features.ndim != 4:
+        got = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ValueError(f"{what}forward_features gave {got}; a map (B, C, H, W) is wanted")
+    channels = getattr(model, "num_features", features.shape[1])
+    if features.shape[1] != channels:
+        raise ValueError(f"{what}forward_features gave {tuple(features.shape)}; {channels} channels are wanted second")
+    pooled, mirrored = model.forward_head(features), model.forward_head(features.flip((2, 3)))
+    if not torch.allclose(pooled, mirrored, rtol=1e-2, atol=1e-2 * float(pooled.std())):
+        raise ValueError(f"{what}its head depends on where in the map a feature lies")
 
 
 def _check_finite(finite: torch.Tensor, names: Sequence[str] | None) -> None:
@@ -205,7 +224,11 @@ def _check_finite(finite: torch.Tensor, names: Sequence[str] | None) -> None:
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """The model in evaluation mode, and as it was afterwards, module by module."""
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    training = (
+        [module for module in model.modules() if getattr(module, "training", False)]
+        if isinstance(model, nn.Module)
+        else []
+    )
     for module in training:
         module.training = False
     try:

@@ -1009,7 +1009,7 @@ def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixe
 
 @pytest.mark.parametrize("scale", [0.3, 0.7, 1.7, 3.0, 6.0])
 def test_bicubic_beside_hard_edges_is_torchvisions_float_result(scale: float) -> None:
-    """Black and white bars, where the cubic overshoots most. torchvision clamps a float image once, as we do."""
+    """Black and white bars, where the cubic overshoots most: torch's float resize, clamped once."""
     side = round(33 * scale)
     image = (np.indices((side, side)).sum(0) // 5 % 2 * 255).astype(np.uint8)[:, :, None].repeat(3, 2)
     out = ag.crop_resize_flip(ragged(image), crop_of((0, 0, side, side)), size=33, interpolation="bicubic", exact=True)

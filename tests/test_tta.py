@@ -160,6 +160,32 @@ def test_fully_convolutional_evaluation_takes_images_of_any_shape(photo: Any) ->
     torch.testing.assert_close(together.sum(dim=1), torch.ones(5))
 
 
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_fully_convolutional_evaluation_averages_what_it_is_told(photo: Any, average: Any) -> None:
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model("resnet10t", num_classes=4).eval()
+        model.fc.weight.data.mul_(50)  # so that the mean of probabilities is another than that of logits
+    image = photo(96, 96)
+    tta = ag.TTA(model, fully_convolutional=True, size=96, scales=(96,), crops=1, average=average)
+    chw = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        places = model.fc(model.forward_features(((chw - mean) / std)[None]).permute(0, 2, 3, 1).flatten(0, 2))
+    seen = places.softmax(1).mean(0) if average == "probabilities" else places.mean(0).softmax(0)
+    torch.testing.assert_close(tta([image])[0], seen, rtol=0, atol=1e-4)
+
+
+def test_a_prediction_may_be_learnt_from_and_written_to(photo: Any) -> None:
+    prediction = ag.TTA(network(), **OPTIONS)(pictures(photo, 2))
+    student = torch.zeros(2, 4, requires_grad=True)
+    torch.nn.functional.kl_div(student.log_softmax(1), prediction, reduction="batchmean").backward()
+    assert student.grad is not None
+    prediction.mul_(0.5)
+
+
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -196,7 +222,7 @@ def test_outputs_of_another_shape_are_named(photo: Any, model: Any, message: str
         ag.TTA(model, num_classes=4, **OPTIONS)(pictures(photo, 2))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_outputs_that_are_not_finite_are_named_with_their_images(photo: Any, value: float) -> None:
     model = network().eval()
 
@@ -207,6 +233,22 @@ def test_outputs_that_are_not_finite_are_named_with_their_images(photo: Any, val
 
     with pytest.raises(ValueError, match=r"not finite for images \[1\] of the batch"):
         ag.TTA(breaks, **OPTIONS)(pictures(photo, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_vit", "a map"),  # tokens
+        ("vgg11", "where in the map"),  # a convolution over 7 x 7 places
+    ],
+)
+def test_a_head_that_tells_places_apart_is_refused(photo: Any, name: str, message: str) -> None:
+    import timm
+
+    size = {"test_vit": 160, "vgg11": 224}[name]
+    tta = ag.TTA(timm.create_model(name, num_classes=4), fully_convolutional=True, size=size, scales=(size,))
+    with pytest.raises(ValueError, match=f"cannot be evaluated fully convolutionally: .*{message}"):
+        tta([photo(size, size)])
 
 
 def test_a_network_without_a_map_is_not_fully_convolutional(photo: Any) -> None:

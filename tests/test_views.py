@@ -63,7 +63,30 @@ def test_multi_scale_views_are_torchvisions_resize_then_ten_crop(photo: Pixels, 
     assert views.shape == (1, 20, 3, 32, 32)
     for i, scale in enumerate((32, 64)):
         resized = F.resize(image, [scale], InterpolationMode.BILINEAR, antialias=True)
-        assert torch.equal(views[0, 10 * i : 10 * i + 10], torch.stack(F.ten_crop(resized, [32, 32])))
+        wanted = torch.stack(F.ten_crop(resized, [32, 32]))
+        # floating point by way of float64: a few units in float32's last place at 255
+        torch.testing.assert_close(
+            views[0, 10 * i : 10 * i + 10], wanted, rtol=0, atol=0 if dtype == torch.uint8 else 1e-4
+        )
+
+
+def test_the_forms_agree_at_the_real_scales_in_float32(photo: Pixels) -> None:
+    """A photograph's size, where torch's own float32 resize is off by more than is promised."""
+    image = photo(709, 794)
+    boxes = ag.ten_crop_boxes([709], [794])
+    views = ag.crop_resize_flip(ag.RaggedBatch.from_images([image]), boxes, exact=True)
+    wanted = ag.multi_scale_ten_crop(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)[0]
+    torch.testing.assert_close(views * 255, wanted * 255, rtol=0, atol=0.005)
+
+
+def test_nearest_is_the_same_in_both_forms(noise: Pixels) -> None:
+    """At sizes at which no centre falls on the edge between two pixels."""
+    image = noise(50, 70)
+    boxes = ag.ten_crop_boxes([50], [70], size=32, scales=(32, 40))
+    views = ag.crop_resize_flip(ag.RaggedBatch.from_images([image]), boxes, size=32, interpolation="nearest")
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    wanted = ag.multi_scale_ten_crop(pixels, 32, (32, 40), interpolation="nearest")[0]
+    assert torch.equal((views * 255).round().byte(), wanted)
 
 
 def test_the_rows_go_by_image_then_scale_then_crop() -> None:

@@ -3,9 +3,9 @@
 The filter is the triangle ("bilinear") or Keys' cubic with a = −0.5 ("bicubic"; Keys 1981), evaluated at pixel centres,
 stretched by max(scale, 1) where antialiased, its weights divided by their sum: the definition that Pillow and
 torchvision's antialiased resize share, here without the 8 bits that both store between the two axes. The cubic's
-overshoot is clamped once, at the end, as torchvision does for float images; where 8-bit rounding is welcome (the CPU's
-default) after each axis, as torchvision does for uint8. "nearest" takes the pixel that the centre falls into, as Pillow
-does.
+overshoot is clamped once, at the end, as torchvision does for uint8 on a GPU; where 8-bit rounding is welcome (the
+CPU's default) after each axis, as torchvision does for uint8 there. "nearest" takes the pixel that the centre falls
+into, as Pillow does.
 """
 
 import math
