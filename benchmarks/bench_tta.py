@@ -28,7 +28,7 @@ import augment_gpu as ag
 
 ROUNDS = 7
 IMAGES = 4
-CURVE = ((16, 50), (32, 50), (64, 50), (128, 50), (32, 200), (32, 800))  # (max_views, views in all)
+CURVE = ((16, 400), (32, 400), (64, 400), (128, 400), (256, 400), (32, 50), (32, 800))  # (max_views, views in all)
 
 
 def load(data: str | None, count: int, device: str) -> ag.RaggedBatch:

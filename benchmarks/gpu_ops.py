@@ -10,6 +10,7 @@ from common import spread
 from gpu_timing import Calls, fitting_batch, host_time, measure, on_device, rotation
 
 import augment_gpu as ag
+from augment_gpu.pipeline import Draws, augment, prepare
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 1000
@@ -181,7 +182,8 @@ def other_ops(plan: Plan, device: torch.device, bytes_per_second: float) -> Gene
     row_bytes = 3 * plan.size**2 * dtype.itemsize
     count = fitting_batch(plan.batch, 2 * row_bytes, device)
     index = np.arange(count)
-    sets = range(rotation(2 * count * row_bytes, device))
+    # cutout touches its holes alone, so of it more sets are needed until they pass the cache.
+    sets = range(rotation(count * 3 * dtype.itemsize * (plan.size // 2) ** 2 // 2, device))
     images = [empty(count, plan.size, dtype, "channels_last", device).normal_() for _ in sets]
     kept: list[Any] = [None] * len(images)  # results live until their turn comes again, so that they rotate too
 
@@ -241,8 +243,8 @@ def _op_row(plan: Plan, calls: Calls, device: torch.device, count: int, dtype: t
 
 
 def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], None, None]:
-    """Host time of a batch and what it launches: crop alone, crop + cutout + mixup, and the draws for all three, which
-    launch nothing."""
+    """Host time of a batch and what it launches: crop alone, crop + cutout + mixup, the two halves of a stage that does
+    all three and mixes targets, with its draws made beforehand, and the draws themselves, which launch nothing."""
     dtype = output_dtypes(device)[0][0]
     width, height = plan.sources[0]
     count = fitting_batch(plan.batch, 3 * (width * height + 8 * plan.size**2), device)
@@ -261,7 +263,14 @@ def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], Non
         ag.sample_cutout(key, index, size=plan.size, length=plan.size // 2)
         ag.sample_mixup(key, index)
 
+    recipe = train_recipe(plan.size, dtype)
+    targets = torch.zeros(len(batch), dtype=torch.int64, device=device)
+    ready = prepare(batch, Draws(crop, holes=(holes,)), recipe, targets=targets, soft=True, mix=mix)
     work = {
+        "stage, host part": lambda: prepare(
+            batch, Draws(crop, holes=(holes,)), recipe, targets=targets, soft=True, mix=mix
+        ),
+        "stage, device part": lambda: augment(ready, recipe),
         "crop": crops_only,
         "crop + cutout + mixup": lambda: ag.mixup(ag.cutout(crops_only(), holes), mix),
         "draws alone": draws,

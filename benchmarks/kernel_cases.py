@@ -162,7 +162,7 @@ def _pictures(channels: int, dtype: torch.dtype, channels_last: bool) -> torch.T
 
 def variants() -> dict[str, tuple[Call, tuple[str, ...]]]:
     """What the recipes use, and of every other option one case: each a call, and the targets to compile it for. Not
-    every case for each, since a compilation of the crop kernel takes three seconds."""
+    every case for each, since a compilation of the crop kernel takes some five seconds."""
     everywhere, hopper = tuple(TARGETS), ("sm_90",)
     cases = {
         f"crop, {interpolation}, {channels} channels": (

@@ -80,10 +80,13 @@ def cpu_section(path: Path | None) -> str:
     load = found["load_average_before"]
     notes = [
         "Medians of {rounds} paired rounds, with quartiles in brackets; above 1 augment_gpu is faster.".format(**found),
-        f"The load average was {load:.1f} before the run: beside other busy processes torch's threads wait for each "
-        "other,\nand the column of two threads says little."
-        if load > 1
-        else "",
+        f"The load average was {load:.1f} before the run"
+        + (
+            ": beside other busy processes torch's threads wait for each other,\nand the column of two threads says "
+            "little."
+            if load > 1
+            else "."
+        ),
         f"Not installed there: {'; '.join(absent)}." if absent else "",
     ]
     heading = (

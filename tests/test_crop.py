@@ -342,7 +342,7 @@ def test_every_filter_equals_the_reference(
     assert_exact(images, five_rows(taps), size=17, interpolation=interpolation, antialias=antialias)
 
 
-# 1: one pixel. The others lie within, at and over the edges of tiles of 16 × 32.
+# 1: one pixel. The others lie within, at and over the edges of strips of 32 × 32.
 @pytest.mark.parametrize("size", [1, 2, 16, 32, 33, 65])
 def test_every_size_equals_the_reference(noise: Pixels, size: int, device: str) -> None:
     images = ragged(noise(33, 47), device=device)
@@ -364,22 +364,61 @@ def test_every_scale_equals_the_reference(
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolation: Any, kernel_device: str) -> None:
+    """A box for each: as high as its direction wants, and as wide as its taps want, or too narrow for its window."""
+    from augment_gpu.kernels.crop import paths
+
+    reach, size = (1, 5) if interpolation == "bilinear" else (2, 5)
+    known = paths(reach)
+    image = noise(31, 190)
+    boxes = []
+    for shrinks, taps in known:
+        across = taps / (2 * reach) - 0.1 if taps > 0 else 17.3  # what needs that many taps, or more than are unrolled
+        width = size * across if taps >= 0 else 1.0  # one pixel
+        boxes.append((1.0, 0.5, 1.0 + width, 0.5 + size * (2.3 if shrinks else 0.7)))
+    images, crop = ragged(image, device=kernel_device), crop_of(*boxes, source=np.zeros(len(boxes), dtype=int))
+    *_, ranges, _ = crop_plan.plan_crop(images, crop, np.eye(3, 4)[None], size, interpolation, True, triton=True)
+    assert ranges[:, 6].tolist() == list(range(len(known)))
+    assert_exact(images, crop, size=size, interpolation=interpolation)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_boxes_equal_the_reference(noise: Pixels, seed: int, device: str) -> None:
+    """Any part of images of any shape, down to slivers and up to the whole, by every filter and kind of taps."""
+    random = np.random.default_rng(seed)
+    for _ in range(6):
+        channels, size = int(random.choice([1, 3, 4])), int(random.integers(1, 10))
+        shapes = random.integers(1, 26, (2, 2))
+        images = ragged(*(noise(*shape, channels, seed=i) for i, shape in enumerate(shapes)), device=device)
+        sides = np.repeat(shapes[:, ::-1], 2, axis=0)  # two rows of each image: width, height
+        corners = np.sort(random.uniform(0, 1, (2, 4, 2)) ** 2, axis=0)
+        low, high = (corner * sides for corner in corners.astype(np.float32))
+        box = np.concatenate([low, np.minimum(np.maximum(high, low + 1e-3), sides)], axis=1)
+        box[0, :2], box[0, 2:] = 0, sides[0]
+        crop = crop_of(*box, source=[0, 0, 1, 1], flip=random.random(4) < 0.5, taps=random.choice(["box", "image"]))
+        options = {
+            "interpolation": random.choice(["bilinear", "bicubic", "nearest"]),
+            "antialias": bool(random.random() < 0.7),
+            "channels_last": bool(random.random() < 0.5),
+        }
+        assert_exact(images, crop, size=size, **options)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_shrinking_both_sides_equals_the_reference(noise: Pixels, interpolation: Any, device: str) -> None:
     images = ragged(noise(70, 75), device=device)
     assert_exact(images, crop_of((0.7, 1.9, 74.6, 69.5)), size=17, interpolation=interpolation)
 
 
-# 2 to 8 taps a side: the kernel takes them in twos, threes or fours
 @pytest.mark.parametrize(
     ("interpolation", "scale"),
     [("bilinear", scale) for scale in (0.6, 1.4, 1.9, 2.4, 2.9, 3.4, 3.9)]
     + [("bicubic", scale) for scale in (0.6, 1.2, 1.7)],
 )
-def test_a_tile_far_from_every_edge_equals_the_reference(
+def test_a_crop_far_from_every_edge_equals_the_reference(
     noise: Pixels, interpolation: Any, scale: float, device: str
 ) -> None:
-    """Tiles of 16 × 32 of which no tap leaves the image, the part beyond the output's 16 columns included: the kernel
-    leaves out its checks there."""
+    """2 to 8 taps a side, none of which leaves the image."""
     images = ragged(noise(90, 240), device=device)
     side = scale * 16
     boxes = [(x, 9.7, x + side, 9.7 + side) for x in (10.3, 100.1)]  # to the right of one, to the left of the other
@@ -389,7 +428,7 @@ def test_a_tile_far_from_every_edge_equals_the_reference(
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
 @pytest.mark.parametrize("taps", ["box", "image"])
-@pytest.mark.parametrize(("side", "size"), [(20, 48), (48, 80)])  # several tiles, with and without an edge
+@pytest.mark.parametrize(("side", "size"), [(20, 48), (48, 80), (48, 17)])  # several strips; and a box that shrinks
 def test_nothing_outside_is_read(
     noise: Pixels, interpolation: Any, taps: Any, side: int, size: int, device: str
 ) -> None:
@@ -407,9 +446,9 @@ def test_nothing_outside_is_read(
     torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=EXACT)
 
 
-@pytest.mark.parametrize("scale", [2.4, 3.4, 6.4])  # 5, 7 and 13 taps, in threes and fours: 1 or 3 of them in vain
+@pytest.mark.parametrize("scale", [2.4, 3.4, 6.4])  # 5, 7 and 13 taps in windows of 6, 8 and 16
 def test_taps_in_vain_stay_inside(noise: Pixels, scale: float, device: str) -> None:
-    """Ten boxes that end 0 to 9 pixels before the image's right edge, beyond which lies NaN; the first tile's width is
+    """Ten boxes that end 0 to 9 pixels before the image's right edge, beyond which lies NaN; the first strip's width is
     the output's, so that the last column is the one that looks farthest."""
     image = torch.from_numpy(noise(40, 250, 1)[None, :, :, 0] / np.float32(255))
     around = torch.full((1, 1, 40, 260), math.nan)
@@ -698,7 +737,7 @@ def test_the_images_are_unchanged(noise: Pixels, device: str) -> None:
 
 
 def test_the_full_size_equals_the_reference(noise: Pixels, kernel_device: str) -> None:
-    """Once as shipped: 500 × 375 to 224 × 224, 98 tiles."""
+    """Once as shipped: 500 × 375 to 224 × 224, 49 strips."""
     images = ragged(noise(375, 500), device=kernel_device)
     assert_exact(images, crop_of((20, 31, 351, 362), flip=True), size=224)
 
@@ -968,7 +1007,7 @@ def test_a_bad_source_raises_before_anything_is_written(noise: Pixels, source: i
 
 
 def test_a_side_that_float32_cannot_count_is_refused() -> None:
-    """Positions in the tile beyond such an image's output would pass 2**31, and come back inside it."""
+    """Positions in the strip beyond such an image's output would pass 2**31, and come back inside it."""
     tall = torch.zeros(100, dtype=torch.uint8).as_strided((1, 1, 2**24, 6), (0, 0, 0, 1))
     with pytest.raises(ValueError, match=r"16777216 pixels; it must stay below 2\*\*24"):
         ag.crop_resize_flip(tall, crop_of((0, 0, 6, 100)), size=1)

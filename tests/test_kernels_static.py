@@ -81,8 +81,14 @@ def test_the_figures_are_of_real_programs(found: dict[str, Any]) -> None:
     for row in found["programs"]:
         assert sum(row["loads"].values()) < row["instructions"], row
         assert sum(row["loads"].values()) > 0 or row["target"] == "gfx942", row
-        assert 8 <= row["registers"] <= 255, row
+        assert 8 <= row["registers"] <= (512 if row["target"] == "gfx942" else 255), row
         assert 0 <= row["shared"] <= 48 * 1024, row
+
+
+def test_a_typical_crop_takes_far_fewer_instructions_than_the_first_version(found: dict[str, Any]) -> None:
+    """330 an output pixel at scale 1.5, counted by hand in commit 6f6e037; at least 30 % fewer are wanted."""
+    (row,) = (r for r in found["pixels"] if (r["filter"], r["target"], r["scale"]) == ("bilinear", "sm_90", 1.5))
+    assert row["instructions"] <= 0.7 * 330
 
 
 def test_pixels_are_loaded_as_often_as_the_filter_asks(found: dict[str, Any]) -> None:
