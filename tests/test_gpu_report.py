@@ -56,7 +56,13 @@ def test_a_dry_run_measures_every_case(found: dict[str, Any]) -> None:
     assert len(cases) == len(found["crops"]) == 3 * 2 * 3 * 2
     assert [row["scale"] for row in found["fixed_scales"]] == [0.5, 1, 1.5, 3, 6]
     assert [row["op"] for row in found["other_ops"]] == ["cutout", "mixup", "cutmix", "train stage"]
-    assert [row["work"] for row in found["host_work"]] == ["crop", "crop + cutout + mixup", "draws alone"]
+    assert [row["work"] for row in found["host_work"]] == [
+        "stage, host part",
+        "stage, device part",
+        "crop",
+        "crop + cutout + mixup",
+        "draws alone",
+    ]
     assert [row["model"] for row in found["training"]] == ["resnet10t"]
     assert found["errors"] == []
     assert found["left_out"] == ["tests: --no-tests was given"]
@@ -188,9 +194,14 @@ def test_a_failed_test_a_finding_and_an_error_fail_the_run() -> None:
     passed = {"command": "pytest a", "exit_status": 0, "outcome": {"passed": 3}}
     assert list(failures({"errors": [], "tests": [passed], "memcheck": {"absent": "…"}})) == []
     failed = passed | {"exit_status": 1, "outcome": {"failed": 1}}
-    late = {"command": "pytest b", "timed_out": 9.0}
-    broken = {"errors": ["crops: …"], "tests": [passed, failed, late], "memcheck": {"findings": 2}}
-    assert len(list(failures(broken))) == 4
+    late = {"command": "pytest b", "timed_out": 9.0}  # in the report, but no failure
+    found_two = passed | {"command": "memcheck", "findings": 2}
+    broken = {"errors": ["crops: …"], "tests": [passed, failed, late], "memcheck": found_two}
+    assert len(list(failures(broken))) == 3
+    assert list(failures({"errors": [], "memcheck": late})) == []
+    for outcome in ({"exit_status": 5, "outcome": {"deselected": 9}}, {"exit_status": 0, "outcome": {"skipped": 9}}):
+        nothing_ran = {"command": "memcheck", "findings": 0} | outcome
+        assert len(list(failures({"errors": [], "memcheck": nothing_ran}))) == 1
 
 
 def test_readme_says_what_the_newest_result_says() -> None:
