@@ -1058,6 +1058,31 @@ def test_bicubic_beside_hard_edges_is_torchvisions_float_result(scale: float) ->
 
 
 @pytest.mark.skipif(not BYTES_NATIVE, reason="torchvision resizes uint8 in float on this CPU")
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(75, 101), (300, 33), (40, 40)])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_evaluation_view_on_a_cpu_is_torchvisions_bit_for_bit(
+    noise: Pixels, mode: Any, shape: tuple[int, int], dense: bool
+) -> None:
+    image = noise(*shape)
+    chw = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    theirs = F.center_crop(F.resize(chw, [40], TORCHVISION[mode], antialias=True), [33, 33])
+    crop = ag.center_crop_boxes([shape[0]], [shape[1]], size=33, resize=40)
+    crop = crop_of(*crop.box, *crop.box, source=[0, 0], flip=[False, True], taps="image")
+    for channels_last in (False, True):
+        images = chw[None] if dense else ragged(image)
+        out = ag.crop_resize_flip(images, crop, size=33, interpolation=mode, channels_last=channels_last)
+        assert torch.equal((out * 255).round().byte(), torch.stack([theirs, theirs.flip(-1)]))
+
+
+def test_a_crop_of_a_giant_enlargement_is_made_without_it(noise: Pixels) -> None:
+    """A box of 2 pixels to 32: the whole image so enlarged would have 16,000 pixels a side."""
+    images, crop = ragged(noise(1000, 1000)), crop_of((500, 500, 502, 502), taps="image")
+    out = ag.crop_resize_flip(images, crop, size=32)
+    torch.testing.assert_close(out, ag.crop_resize_flip(images, crop, size=32, exact=True), rtol=0, atol=EXACT)
+
+
+@pytest.mark.skipif(not BYTES_NATIVE, reason="torchvision resizes uint8 in float on this CPU")
 @pytest.mark.parametrize("resize", [40, 100, 250])  # of a short side of 100: shrunk, kept, enlarged
 def test_the_cpu_clamps_a_cubic_after_each_axis_as_torchvision(resize: int) -> None:
     """The same bars in the evaluation view, which torch's uint8 kernels cannot make: they cut no fractional box."""

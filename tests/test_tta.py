@@ -121,7 +121,8 @@ def test_dense_images_and_lists_are_taken_too(noise: Any) -> None:
     dense = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     torch.testing.assert_close(tta(images), wanted)
     torch.testing.assert_close(tta(dense), wanted, rtol=0, atol=CHUNKED)
-    torch.testing.assert_close(tta(dense.float() / 255), wanted, rtol=0, atol=CHUNKED)
+    # uint8 is resized with 8-bit rounding, floating point is not
+    torch.testing.assert_close(tta(dense.float() / 255), wanted, rtol=0, atol=1e-3)
 
 
 def test_a_batch_of_none_has_no_predictions() -> None:

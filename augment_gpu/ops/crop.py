@@ -105,9 +105,9 @@ def crop_resize_flip(
     dtype and memory format then count. Returns (V, C, S, S), on the device of the images.
 
     exact: on a CPU the default for antialiased uint8 is within one grey level of what torchvision makes of uint8: boxes
-    of whole pixels with taps="box" are resized by torch's uint8 kernels, which are faster and round to 8 bits after
-    each axis; bicubic overshoot is cut off after each axis, which beside hard edges is a matter of several levels. True
-    computes in float and clamps once, as every path on a GPU does.
+    of whole pixels with taps="box", and crops of a resized image with taps="image", are resized by torch's uint8
+    kernels, which are faster and round to 8 bits after each axis; bicubic overshoot is cut off after each axis, which
+    beside hard edges is a matter of several levels. True computes in float and clamps once, as every path on a GPU.
 
     Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
     """
