@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from augment_gpu.cli import main
@@ -197,6 +198,14 @@ def test_evaluate_takes_some_of_the_classes_and_no_others(run, photos, tmp_path,
         ("no model", "best.pt is not the checkpoint of a run"),
         ("one class", "best.pt has classes ['dark']"),
         ("recipe", "best.pt: size is 0"),
+        ("recipe of lists", "best.pt: "),
+        ("size of text", "best.pt: size is 'a'"),
+        ("mean of text", "best.pt: "),
+        ("mean of four", "best.pt has mean [0.5, 0.5, 0.5, 0.5]; one number or 3 are wanted"),
+        ("class twice", "best.pt has classes ['dark', 'dark'], which name one twice"),
+        ("unknown model", "best.pt: timm has no model 'resnet_none'"),
+        ("weights of text", "best.pt does not fit a test_resnet of 2 classes"),
+        ("weights by number", "best.pt does not fit a test_resnet of 2 classes"),
         ("more classes", "best.pt does not fit a test_resnet of 3 classes"),
     ],
 )
@@ -219,6 +228,14 @@ def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damag
                 "no model": {"model": None},
                 "one class": {"classes": ["dark"]},
                 "recipe": {"recipe": {"size": 0}},
+                "recipe of lists": {"recipe": {"ops": [[["blur"], {}]]}},
+                "size of text": {"recipe": {"size": "a"}},
+                "mean of text": {"recipe": {"mean": ["a", "b", "c"]}},
+                "mean of four": {"recipe": {"mean": [0.5] * 4}},
+                "class twice": {"classes": ["dark", "dark"]},
+                "unknown model": {"model_name": "resnet_none"},
+                "weights of text": {"model": dict.fromkeys(state["model"], "a")},
+                "weights by number": {"model": {1: 2}},
                 "more classes": {"classes": ["a", "b", "c"]},
             }
             save_checkpoint(best, {**state, **changes[damage]})
@@ -226,6 +243,26 @@ def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damag
     error = capsys.readouterr().err
     assert message in error
     assert str(folder) in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch says of bytes that it can make something of
+def test_a_checkpoint_with_any_byte_flipped_is_read_or_named(tmp_path):
+    """Bytes of the pickle, which is a program: one byte makes it pop from an empty list, call a string, and so on."""
+    state = {"model_name": "a", "model": {"weight": torch.zeros(2)}, "classes": ["a", "b"], "metrics": {"n": 1}}
+    path = tmp_path / "a.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole, random, messages = path.read_bytes(), np.random.default_rng(0), []
+    for place in random.integers(0, len(whole), 400):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all(str(path) in message for message in messages)
 
 
 @pytest.mark.parametrize(

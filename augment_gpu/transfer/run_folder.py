@@ -11,6 +11,8 @@ from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
 from augment_gpu.transfer.model import create_model
 
+_CHANNELS = 3  # of the pictures that a run is trained on, and so of its model's input
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
@@ -40,11 +42,15 @@ def load_run(folder: Path, checkpoint: Literal["best", "last"] = "best") -> Trai
     if not isinstance(state.get("model_name"), str) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is not the checkpoint of a run; model_name and model are wanted")
     with torch.random.fork_rng(devices=[]):  # the weights are about to be replaced, and the caller's draws go on
-        model = create_model(state["model_name"], len(classes), scratch=True)
+        try:
+            model = create_model(state["model_name"], len(classes), scratch=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {error}") from error
+    except Exception as error:  # of a damaged file any key or value may be of any type
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {reason}") from error
     return TrainedModel(model.eval().to(memory_format=torch.channels_last), classes, recipe)
 
 
@@ -55,9 +61,15 @@ def _described(description: Any, source: Path) -> tuple[list[str], Recipe]:
     classes, fields = description["classes"], description["recipe"]
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{source} has classes {classes!r}; a list of at least two names is wanted")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{source} has classes {classes!r}, which name one twice; each is wanted once")
     if not isinstance(fields, dict):
         raise ValueError(f"{source} has recipe {fields!r}; an object with fields of Recipe is wanted")
     try:
-        return classes, Recipe.from_dict(fields)
-    except ValueError as error:
+        recipe = Recipe.from_dict(fields)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # fields may hold values of any type
         raise ValueError(f"{source}: {error}") from error
+    for name, numbers in (("mean", recipe.mean), ("std", recipe.std)):
+        if numbers is not None and len(numbers) not in (1, _CHANNELS):
+            raise ValueError(f"{source} has {name} {list(numbers)}; one number or {_CHANNELS} are wanted")
+    return classes, recipe
