@@ -42,7 +42,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
+    write_atomically(path, lambda file: file.write(json_bytes(value)))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented, as a reader likes it."""
+    return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a run folder gives to those who use its model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,9 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from augment_gpu.data.sample import sample_dataset
+from augment_gpu.data.sources import Dataset
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
+from augment_gpu.transfer.config import TrainConfig
 from augment_gpu.transfer.model import create_model
+from augment_gpu.transfer.train import is_split, open_data
 
 _CHANNELS = 3  # of the pictures that a run is trained on, and so of its model's input
 
@@ -52,6 +57,34 @@ def load_run(folder: Path, checkpoint: Literal["best", "last"] = "best") -> Trai
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {reason}") from error
     return TrainedModel(model.eval().to(memory_format=torch.channels_last), classes, recipe)
+
+
+def validation_split(folder: Path, root: Path, classes: Sequence[str]) -> Dataset | None:
+    """The images of `root` that the run kept for validation, where it was trained on the others of that very folder.
+    None where it was not, or where the folder's own train and val say which images are which.
+
+    What the run kept follows from the files' names, its val_fraction and its seed: of a folder that was changed since,
+    it may be other images. Raises ValueError, naming the file, for a config.json that is damaged, and where the classes
+    of `root` are no longer the run's.
+    """
+    path = folder / "config.json"
+    if not path.exists():  # best.pt stands alone, and may have been taken elsewhere
+        return None
+    stored = load_json(path)
+    try:
+        data = stored["data"]
+        config = TrainConfig(val_fraction=stored["config"]["val_fraction"], seed=stored["config"]["seed"])
+        if data is None and (root / "about.json").is_file():  # else root is not the sample, which need not be drawn
+            data = sample_dataset()
+        trained_on = None if data is None else Path(data).resolve()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the description of a run: {type(error).__name__}: {error}") from error
+    if root.resolve() != trained_on or is_split(root):
+        return None
+    _, kept, found = open_data(str(root), config.val_fraction, config.seed)
+    if found != list(classes):
+        raise ValueError(f"{root} has classes {found}; the run was trained on it when it had {list(classes)}")
+    return kept
 
 
 def _described(description: Any, source: Path) -> tuple[list[str], Recipe]:
