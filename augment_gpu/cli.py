@@ -1,34 +1,51 @@
 """The command line: parses arguments, calls one function for each command, turns errors into one line."""
 
 import argparse
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
+from augment_gpu.results import printable
 from augment_gpu.transfer.config import TrainConfig, usable_device
 from augment_gpu.transfer.train import InterruptedRunError, is_split, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for an error that it printed, 130 for a run that was stopped."""
+    """Runs one command; returns the exit status: 0, 1 for an error that it printed, 130 for a run that was stopped, 141
+    where what it prints is no longer read."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     command = given.pop("run")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack a character of a file's name
     try:
         command(given)
+        print(end="", flush=True)
+    except BrokenPipeError:
+        # As a shell has it of a program that a closed pipe ended. What waits in the buffer would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except InterruptedRunError as stopped:
-        print(f"augment-gpu: {stopped}", file=sys.stderr)
-        return 130
+        return _failed(str(stopped), 130)
     except KeyboardInterrupt:
-        print("augment-gpu: interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", 130)
     except (OSError, ValueError) as error:
-        print(f"augment-gpu: error: {error}", file=sys.stderr)
-        return 1
+        return _failed(f"error: {error}", 1)
+    except (RuntimeError, MemoryError) as error:
+        # torch's, of a device, its memory, or a kernel: its first line says what happened, the others how to debug it.
+        reason = (str(error).strip().splitlines() or ["no more is known"])[0]
+        return _failed(f"error: {type(error).__name__}: {reason}", 1)
     return 0
+
+
+def _failed(message: str, status: int) -> int:
+    print(f"augment-gpu: {printable(message)}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,14 +141,14 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(given: dict[str, Any]) -> None:
-    from augment_gpu.data.sources import ImageFolder
+    from augment_gpu.data.sources import Dataset, ImageFolder
     from augment_gpu.evaluate import evaluate
     from augment_gpu.results import print_evaluation, require_matplotlib, save_confusion
-    from augment_gpu.transfer.checkpoint import save_json, write_atomically
-    from augment_gpu.transfer.run_folder import load_run
+    from augment_gpu.transfer.checkpoint import json_bytes
+    from augment_gpu.transfer.run_folder import load_run, validation_split
 
     json_path, picture = given["json"], given["picture"]
-    _check_new(json_path, picture)
+    _check_outputs(given, "json", "picture")
     if picture is not None:
         if picture.suffix.lower() != ".png":
             raise ValueError(f"--picture is {picture}; its name must end in .png")
@@ -141,36 +158,46 @@ def _evaluate(given: dict[str, Any]) -> None:
     root = Path(given["data"])
     if "val" not in run.classes and (root / "val").is_dir():
         root = root / "val"
-    dataset = ImageFolder(root, classes=run.classes)
+    kept = validation_split(given["folder"], root, run.classes)
+    dataset: Dataset = ImageFolder(root, classes=run.classes) if kept is None else kept
     evaluation = evaluate(run.model, run.recipe, dataset, run.classes, **options)
-    print_evaluation(evaluation)
-    if json_path is not None:
-        source = {"run": str(given["folder"]), "checkpoint": given["checkpoint"], "data": str(root)}
-        save_json(json_path, {**source, "device": str(options["device"]), **evaluation.to_dict()})
-    if picture is not None:
-        write_atomically(picture, lambda file: save_confusion(evaluation, file))
-    _report_unreadable(evaluation.skipped, len(dataset))
+    source = {
+        "run": str(given["folder"]),
+        "checkpoint": given["checkpoint"],
+        "data": str(root),
+        "split": "all" if kept is None else "validation",
+        "device": str(options["device"]),
+    }
+
+    def show() -> None:
+        if kept is not None:
+            print(f"the run was trained on {printable(str(root))}; these are the {len(kept)} images that it kept back")
+        print_evaluation(evaluation)
+
+    writers = {
+        json_path: lambda file: file.write(json_bytes({**source, **evaluation.to_dict()})),
+        picture: lambda file: save_confusion(evaluation, file),
+    }
+    _deliver(writers, show, evaluation.skipped, len(dataset))
 
 
 def _predict(given: dict[str, Any]) -> None:
     from augment_gpu.data.files import find_images
     from augment_gpu.predict import predict
     from augment_gpu.results import predictions_csv, print_predictions
-    from augment_gpu.transfer.checkpoint import save_json, write_atomically
+    from augment_gpu.transfer.checkpoint import json_bytes
     from augment_gpu.transfer.run_folder import load_run
 
-    _check_new(given["csv"], given["json"])
+    _check_outputs(given, "csv", "json")
     options = _view_options(given)
     paths = find_images(given["images"])
     run = load_run(given["folder"], given["checkpoint"])
     predictions, unreadable = predict(run.model, run.recipe, run.classes, paths, top=given["top"], **options)
-    if predictions:
-        print_predictions(predictions)
-        if given["csv"] is not None:
-            write_atomically(given["csv"], lambda file: file.write(predictions_csv(predictions)))
-        if given["json"] is not None:
-            save_json(given["json"], [prediction.to_dict() for prediction in predictions])
-    _report_unreadable(unreadable, len(paths))
+    writers = {
+        given["csv"]: lambda file: file.write(predictions_csv(predictions)),
+        given["json"]: lambda file: file.write(json_bytes([prediction.to_dict() for prediction in predictions])),
+    }
+    _deliver(writers if predictions else {}, lambda: print_predictions(predictions), unreadable, len(paths))
 
 
 def _view_options(given: dict[str, Any]) -> dict[str, Any]:
@@ -178,20 +205,57 @@ def _view_options(given: dict[str, Any]) -> dict[str, Any]:
     return {**options, "device": usable_device(given["device"])}
 
 
-def _check_new(*outputs: Path | None) -> None:
-    """Before the work that they are to hold, which would be lost."""
-    for output in outputs:
-        if output is not None and output.exists():
+def _check_outputs(given: Mapping[str, Any], *options: str) -> None:
+    """Before the work that the files are to hold, which would be lost."""
+    from augment_gpu.transfer.checkpoint import check_writable
+
+    chosen: dict[str, str] = {}
+    for option in options:
+        output: Path | None = given[option]
+        if output is None:
+            continue
+        other = chosen.setdefault(os.path.realpath(output), option)
+        if other != option:
+            raise ValueError(f"--{other} and --{option} are both {output}; each needs a file of its own")
+        if output.exists():
             raise FileExistsError(f"{output} exists; give another name")
-        if output is not None and not output.parent.is_dir():
+        if not output.parent.is_dir():
             raise FileNotFoundError(f"{output.parent} is not a folder; {output} cannot be written")
+        try:
+            check_writable(output)
+        except OSError as error:
+            raise OSError(f"{output} cannot be written: {error.strerror}") from error
 
 
-def _report_unreadable(unreadable: Sequence[tuple[str, str]], total: int) -> None:
-    for path, reason in unreadable:
-        print(f"{path}: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
+def _deliver(
+    writers: Mapping[Path | None, Callable[[BinaryIO], object]],
+    show: Callable[[], None],
+    unreadable: Sequence[tuple[str, str]],
+    total: int,
+) -> None:
+    """Writes the files that were asked for, which are the keys other than None; then prints; then reports on stderr
+    what could not be written or read. One that fails takes none of the others with it, and a file does not depend on
+    whether somebody reads what is printed."""
+    from augment_gpu.transfer.checkpoint import write_atomically
+
+    wanted = {path: write for path, write in writers.items() if path is not None}
+    unwritten = []
+    for path, write in wanted.items():
+        try:
+            write_atomically(path, write)
+        except Exception as error:  # a full disk, or whatever matplotlib raises
+            unwritten.append((str(path), f"cannot be written: {error or type(error).__name__}"))
+    try:
+        show()
+        print(end="", flush=True)
+    finally:
+        for name, reason in [*unwritten, *unreadable]:
+            print(printable(f"{name}: {reason.removeprefix(f'{name}: ')}"), file=sys.stderr)
+    verdict = [f"{len(unwritten)} of {len(wanted)} files could not be written"] if unwritten else []
     if unreadable:
-        raise ValueError(f"{len(unreadable)} of {total} images could not be read")
+        verdict.append(f"{len(unreadable)} of {total} images could not be read")
+    if verdict:
+        raise ValueError("; ".join(verdict))
 
 
 def _add_preview(parser: argparse.ArgumentParser) -> None:
@@ -215,14 +279,13 @@ def _preview(given: dict[str, Any]) -> None:
 
     recipe = Recipe.from_dict(_read_recipe(given["recipe"]) if given["recipe"] else {})
     output: Path = given["output"]
-    if output.exists():
-        raise FileExistsError(f"{output} exists; give another --output")
-    root = Path(given["data"] or sample_dataset())
-    dataset = ImageFolder(root / "train" if is_split(root) else root)
-    picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
     image_format = Image.registered_extensions().get(output.suffix.lower())
     if image_format is None:
         raise ValueError(f"{output} has no ending that names an image format, such as .png")
+    _check_outputs(given, "output")
+    root = Path(given["data"] or sample_dataset())
+    dataset = ImageFolder(root / "train" if is_split(root) else root)
+    picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
     write_atomically(output, lambda file: picture.save(file, image_format))
     print(f"wrote {output}, {picture.width} x {picture.height}")
 

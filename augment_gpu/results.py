@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -43,11 +44,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
     """One row an image on stdout, the path and then classes with their probabilities: a table where that is a terminal,
-    else columns between tabs."""
+    else columns between tabs. Nothing where there are none."""
+    if not predictions:
+        return
     if not Console().is_terminal:
         for prediction in predictions:
             fields = [field for name, value in prediction.top for field in (name, f"{value:.4f}")]
-            print(*(_printable(field) for field in (prediction.path, *fields)), sep="\t")
+            print(*(printable(field) for field in (prediction.path, *fields)), sep="\t")
         return
     table = _table("image", *(f"{rank}" for rank in range(1, len(predictions[0].top) + 1)))
     for prediction in predictions:
@@ -86,7 +89,7 @@ def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
     with_counts = classes <= _MOST_WITH_COUNTS
     cell = 0.5 if with_counts else 20 / classes  # inches
     ticks = range(0, classes, -(-classes // _MOST_NAMES))
-    names = [_shortened(_printable(evaluation.classes[tick])) for tick in ticks]
+    names = [_shortened(printable(evaluation.classes[tick])) for tick in ticks]
     label = 10 if with_counts else 8  # points
     figure = Figure(figsize=(cell * classes + 3.5, cell * classes + 2.5), layout="constrained")
     axes = figure.add_subplot()
@@ -130,18 +133,22 @@ def _print(*tables: Table) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)  # a file has no edge at which to fold a line
-    for table in tables:
-        console.print(table)
+    with console.capture() as captured:  # rich itself would end the program at a closed pipe
+        for table in tables:
+            console.print(table)
+    print(captured.get(), end="")
 
 
 def _text(value: str) -> Text:
     """As it is: in a plain string rich would read square brackets as markup."""
-    return Text(_printable(value))
+    return Text(printable(value))
 
 
-def _printable(text: str) -> str:
-    """Paths may hold bytes that are no UTF-8, which print would refuse, and line breaks, which would end a row."""
-    return text.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\t", "\\t")
+def printable(text: str) -> str:
+    """Escaped where it holds what a path may: bytes that are no UTF-8, which print would refuse, line breaks and tabs,
+    which would end a row or a column, and control characters, which a terminal would obey."""
+    decoded = text.encode(errors="backslashreplace").decode()
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), decoded)
 
 
 def _shortened(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from augment_gpu.cli import main
@@ -111,7 +113,7 @@ def run(photos, tmp_path_factory):
 
 
 def evaluate(run, data, *options):
-    return main(["evaluate", str(run), str(data), "--device", "cpu", *options])
+    return main(["evaluate", str(run), str(data), "--device", "cpu", *map(str, options)])
 
 
 def test_evaluation_agrees_with_the_runs_own_validation(run, photos, tmp_path, capsys):
@@ -197,6 +199,14 @@ def test_evaluate_takes_some_of_the_classes_and_no_others(run, photos, tmp_path,
         ("no model", "best.pt is not the checkpoint of a run"),
         ("one class", "best.pt has classes ['dark']"),
         ("recipe", "best.pt: size is 0"),
+        ("recipe of lists", "best.pt: "),
+        ("size of text", "best.pt: size is 'a'"),
+        ("mean of text", "best.pt: "),
+        ("mean of four", "best.pt has mean [0.5, 0.5, 0.5, 0.5]; one number or 3 are wanted"),
+        ("class twice", "best.pt has classes ['dark', 'dark'], which name one twice"),
+        ("unknown model", "best.pt: timm has no model 'resnet_none'"),
+        ("weights of text", "best.pt does not fit a test_resnet of 2 classes"),
+        ("weights by number", "best.pt does not fit a test_resnet of 2 classes"),
         ("more classes", "best.pt does not fit a test_resnet of 3 classes"),
     ],
 )
@@ -219,6 +229,14 @@ def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damag
                 "no model": {"model": None},
                 "one class": {"classes": ["dark"]},
                 "recipe": {"recipe": {"size": 0}},
+                "recipe of lists": {"recipe": {"ops": [[["blur"], {}]]}},
+                "size of text": {"recipe": {"size": "a"}},
+                "mean of text": {"recipe": {"mean": ["a", "b", "c"]}},
+                "mean of four": {"recipe": {"mean": [0.5] * 4}},
+                "class twice": {"classes": ["dark", "dark"]},
+                "unknown model": {"model_name": "resnet_none"},
+                "weights of text": {"model": dict.fromkeys(state["model"], "a")},
+                "weights by number": {"model": {1: 2}},
                 "more classes": {"classes": ["a", "b", "c"]},
             }
             save_checkpoint(best, {**state, **changes[damage]})
@@ -226,6 +244,26 @@ def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damag
     error = capsys.readouterr().err
     assert message in error
     assert str(folder) in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch says of bytes that it can make something of
+def test_a_checkpoint_with_any_byte_flipped_is_read_or_named(tmp_path):
+    """Bytes of the pickle, which is a program: one byte makes it pop from an empty list, call a string, and so on."""
+    state = {"model_name": "a", "model": {"weight": torch.zeros(2)}, "classes": ["a", "b"], "metrics": {"n": 1}}
+    path = tmp_path / "a.pt"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole, random, messages = path.read_bytes(), np.random.default_rng(0), []
+    for place in random.integers(0, len(whole), 400):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert all(str(path) in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +275,17 @@ def test_a_run_that_cannot_be_read_is_named(run, photos, tmp_path, capsys, damag
         (["--workers", "0"], "workers is 0"),
         (["--picture", "a.txt"], "must end in .png"),
         (["--json", "nowhere/a.json"], "nowhere is not a folder"),
+        (["--json", "a.png", "--picture", "./a.png"], "--json and --picture are both a.png"),
+        (["--json", f"{'n' * 250}"], f"{'n' * 250} cannot be written: File name too long"),
     ],
 )
 def test_bad_options_of_evaluate_are_named(run, photos, tmp_path, monkeypatch, capsys, options, message):
+    def never(*arguments, **options):
+        raise AssertionError("images were evaluated before the options were checked")
+
     monkeypatch.chdir(tmp_path)
+    if {"--json", "--picture"} & set(options):
+        monkeypatch.setattr("augment_gpu.evaluate.evaluate", never)
     assert evaluate(run, photos, *options) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -312,3 +357,132 @@ def test_an_interrupted_evaluation_exits_with_130(run, photos, monkeypatch, caps
     monkeypatch.setattr("augment_gpu.evaluate.evaluate", interrupted)
     assert evaluate(run, photos) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_predict_refuses_one_file_for_two_outputs(run, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert predict(run, photos, "--csv", "same", "--json", tmp_path / "same") == 1
+    assert "--csv and --json are both" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_a_run_was_trained_on_is_not_evaluated_whole(photos, tmp_path, capsys):
+    """Of 8 images a class the run keeps 2; its own metrics say what they give."""
+    data, folder = Path(shutil.copytree(photos / "train", tmp_path / "data")), tmp_path / "run"
+    options = ["--size", "32", "--batch-size", "4", "--epochs", "1", "--val-fraction", "0.25", "--seed", "3"]
+    options += ["--model", "test_resnet", "--scratch", "--device", "cpu"]
+    assert main(["train", str(data), "--output", str(folder), *options]) == 0
+    row = json.loads((folder / "metrics.jsonl").read_text())
+    (tmp_path / "link").symlink_to(data, target_is_directory=True)
+    capsys.readouterr()
+    for number, name in enumerate((data, tmp_path / "link")):
+        path = tmp_path / f"{number}.json"
+        assert evaluate(folder, name, "--json", path) == 0
+        assert f"trained on {name}; these are the 4 images that it kept back" in capsys.readouterr().out
+        stored = json.loads(path.read_text())
+        assert (stored["images"], stored["split"], stored["top1"]) == (4, "validation", row["val_top1"])
+        assert stored["nll"] == pytest.approx(row["val_loss"], abs=1e-5)
+    other = shutil.copytree(data, tmp_path / "other")
+    assert evaluate(folder, other, "--json", tmp_path / "other.json") == 0
+    assert "kept back" not in capsys.readouterr().out
+    stored = json.loads((tmp_path / "other.json").read_text())
+    assert (stored["images"], stored["split"]) == (16, "all")
+    shutil.rmtree(data / "light")
+    shutil.copytree(data / "dark", data / "extra")
+    assert evaluate(folder, data) == 1
+    assert f"{data} has classes ['dark', 'extra']" in capsys.readouterr().err
+    (folder / "config.json").write_text(json.dumps({"data": str(data), "config": {"val_fraction": "a", "seed": 0}}))
+    assert evaluate(folder, data) == 1
+    assert f"{folder / 'config.json'} is not the description of a run" in capsys.readouterr().err
+
+
+def test_one_output_that_fails_takes_nothing_with_it(run, photos, tmp_path, monkeypatch, capsys):
+    def broken(evaluation, file):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("augment_gpu.results.save_confusion", broken)
+    root = Path(shutil.copytree(photos / "val", tmp_path / "copy"))
+    (root / "light" / "2.png").write_bytes(b"no picture")
+    picture, figures = tmp_path / "a.png", tmp_path / "a.json"
+    assert evaluate(run, root, "--picture", picture, "--json", figures) == 1
+    printed = capsys.readouterr()
+    assert "top-1" in printed.out
+    assert json.loads(figures.read_text())["images"] == 7
+    unwritten, unread, verdict = printed.err.splitlines()
+    assert unwritten == f"{picture}: cannot be written: no font"
+    assert unread.startswith(str(root / "light" / "2.png"))
+    assert verdict == "augment-gpu: error: 1 of 2 files could not be written; 1 of 8 images could not be read"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "copy"]
+
+
+def test_the_files_are_written_before_anything_is_printed(run, photos, tmp_path, monkeypatch, capsys):
+    def broken(*arguments):
+        raise OSError("the terminal is gone")
+
+    monkeypatch.setattr("augment_gpu.results.print_predictions", broken)
+    monkeypatch.setattr("augment_gpu.results.print_evaluation", broken)
+    paths = [tmp_path / name for name in ("a.csv", "a.json", "b.json", "b.png")]
+    assert predict(run, photos / "val", tmp_path / "none.png", "--csv", paths[0], "--json", paths[1]) == 1
+    assert f"{tmp_path / 'none.png'}: " in capsys.readouterr().err
+    assert evaluate(run, photos, "--json", paths[2], "--picture", paths[3]) == 1
+    assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_pipe_that_nobody_reads_ends_it_quietly(run, photos, tmp_path, command):
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [command, run, photos / "val", "--device", "cpu", "--json", tmp_path / "a.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "augment_gpu", *map(str, arguments)], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert json.loads((tmp_path / "a.json").read_text())
+
+
+def test_a_character_that_the_output_cannot_show_is_escaped(run, photos, tmp_path):
+    picture = shutil.copy(photos / "val" / "light" / "0.png", tmp_path / "é.png")
+    arguments = ["predict", run, picture, "--device", "cpu", "--csv", tmp_path / "a.csv"]
+    done = subprocess.run(
+        [sys.executable, "-m", "augment_gpu", *map(str, arguments)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\xe9.png" in done.stdout
+    assert "é.png" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
+def test_control_characters_in_names_are_escaped(run, photos, tmp_path, capsys):
+    """A line break would make two lines of one; an escape sequence could recolour or clear the terminal."""
+    bad, good = tmp_path / "a\n\r\x1b[31m.png", tmp_path / "b\x1b[2J\r.png"
+    bad.write_bytes(b"no picture")
+    shutil.copy(photos / "val" / "light" / "0.png", good)
+    assert predict(run, bad, good) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[0].startswith(rf"{tmp_path}/a\n\r\x1b[31m.png: ")
+    assert len(printed.err.splitlines()) == 2
+    assert printed.out.startswith(rf"{tmp_path}/b\x1b[2J\r.png" + "\t")
+    assert not {"\r", "\x1b"} & set(printed.out + printed.err)
+    assert predict(run, tmp_path / "\x1b", "--device", "foo\x1b") == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "OutOfMemoryError: CUDA out of"),
+        (RuntimeError("CUDA error: launch failure\nFor debugging"), "RuntimeError: CUDA error: launch failure"),
+        (MemoryError(), "MemoryError: no more is known"),
+    ],
+)
+def test_an_error_of_the_device_is_one_line(run, photos, monkeypatch, capsys, error, line):
+    def failing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("augment_gpu.evaluate.evaluate", failing)
+    assert evaluate(run, photos) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f"augment-gpu: error: {line}")

@@ -276,6 +276,11 @@ def test_images_are_found_in_folders_and_by_patterns_and_once(
         deep,
     ]
     assert find_images(["data/red/notes.txt", "missing.png"]) == ["data/red/notes.txt", "missing.png"]
+    (folder / "loop").symlink_to(folder, target_is_directory=True)  # ** follows it until the system refuses
+    (folder / "green" / "2.png").symlink_to(folder / "red" / "2.png")
+    assert find_images(["data/**/[2-4].png"]) == ["data/green/2.png", *red[1:]]
+    assert find_images(["data/**"]) == [*green, "data/green/2.png", *red[1:], deep]
+    assert find_images([red[0], "data/loop/green/*"]) == [red[0], *(f"data/loop/{name[5:]}" for name in green)]
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "data/*.jpg", "data/red/*.txt"):
         with pytest.raises(FileNotFoundError) as caught:

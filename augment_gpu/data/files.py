@@ -11,7 +11,8 @@ from augment_gpu.decode import decode
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """The images that `names` name, each once, in the order of the names; those of a folder or pattern are sorted.
+    """The images that `names` name, in the order of the names; those of a folder or pattern are sorted. A file that is
+    found under several paths, such as through a link, is given once, under the first.
 
     A folder stands for the images in it at any depth, a pattern (``*``, ``?``, ``[…]``, ``**`` at any depth) for the
     images that it matches and those of the folders that it matches; EXTENSIONS says what an image is. Any other name is
@@ -24,17 +25,26 @@ def find_images(names: Sequence[str]) -> list[str]:
         if os.path.isdir(name):
             paths = _in_folder(name)
         elif not os.path.exists(name) and glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True))
             paths = [
-                path for match in matches for path in (_in_folder(match) if os.path.isdir(match) else _if_image(match))
+                path
+                for match in _matches(name)
+                for path in (_in_folder(match) if os.path.isdir(match) else _if_image(match))
             ]
         else:
             paths = [name]
         if not paths:
             raise FileNotFoundError(f"{name}: no image found; wanted: {' '.join(EXTENSIONS)}")
         for path in paths:
-            found.setdefault(os.path.abspath(path), path)
+            found.setdefault(os.path.realpath(path), path)
     return list(found.values())
+
+
+def _matches(pattern: str) -> list[str]:
+    """Sorted. ``**`` walks a link to a folder that holds it forty times: of the paths to one place the shortest."""
+    shortest: dict[str, str] = {}
+    for path in sorted(glob.glob(pattern, recursive=True), key=lambda path: (path.count(os.sep), path)):
+        shortest.setdefault(os.path.realpath(path), path)
+    return sorted(shortest.values())
 
 
 def _in_folder(folder: str) -> list[str]:

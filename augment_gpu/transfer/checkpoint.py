@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls write(file) on a new file beside `path` and renames it to `path` when it is complete and on the disk."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
@@ -26,13 +25,29 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Raises the OSError that write_atomically would raise where it cannot make a file, and leaves nothing behind."""
+    descriptor, temporary = _temporary(path)
+    os.close(descriptor)
+    os.unlink(temporary)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Tensors and plain values, so that `load_checkpoint` needs no pickled code."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 
 def save_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(value, indent=2).encode() + b"\n"))
+    write_atomically(path, lambda file: file.write(json_bytes(value)))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented, as a reader likes it."""
+    return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -41,7 +56,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; a checkpoint is wanted") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # damaged bytes may be any program to the unpickler, and so raise anything
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # such as a file that may not be read
         raise ValueError(f"{path} is damaged, or no checkpoint: {_first_line(error)}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}; a dictionary is wanted")
@@ -51,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 

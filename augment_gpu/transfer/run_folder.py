@@ -1,5 +1,6 @@
 """What a run folder gives to those who use its model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,9 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from augment_gpu.data.sample import sample_dataset
+from augment_gpu.data.sources import Dataset
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
+from augment_gpu.transfer.config import TrainConfig
 from augment_gpu.transfer.model import create_model
+from augment_gpu.transfer.train import is_split, open_data
+
+_CHANNELS = 3  # of the pictures that a run is trained on, and so of its model's input
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +47,44 @@ def load_run(folder: Path, checkpoint: Literal["best", "last"] = "best") -> Trai
     if not isinstance(state.get("model_name"), str) or not isinstance(state.get("model"), dict):
         raise ValueError(f"{path} is not the checkpoint of a run; model_name and model are wanted")
     with torch.random.fork_rng(devices=[]):  # the weights are about to be replaced, and the caller's draws go on
-        model = create_model(state["model_name"], len(classes), scratch=True)
+        try:
+            model = create_model(state["model_name"], len(classes), scratch=True)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {error}") from error
+    except Exception as error:  # of a damaged file any key or value may be of any type
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {reason}") from error
     return TrainedModel(model.eval().to(memory_format=torch.channels_last), classes, recipe)
+
+
+def validation_split(folder: Path, root: Path, classes: Sequence[str]) -> Dataset | None:
+    """The images of `root` that the run kept for validation, where it was trained on the others of that very folder.
+    None where it was not, or where the folder's own train and val say which images are which.
+
+    What the run kept follows from the files' names, its val_fraction and its seed: of a folder that was changed since,
+    it may be other images. Raises ValueError, naming the file, for a config.json that is damaged, and where the classes
+    of `root` are no longer the run's.
+    """
+    path = folder / "config.json"
+    if not path.exists():  # best.pt stands alone, and may have been taken elsewhere
+        return None
+    stored = load_json(path)
+    try:
+        data = stored["data"]
+        config = TrainConfig(val_fraction=stored["config"]["val_fraction"], seed=stored["config"]["seed"])
+        if data is None and (root / "about.json").is_file():  # else root is not the sample, which need not be drawn
+            data = sample_dataset()
+        trained_on = None if data is None else Path(data).resolve()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the description of a run: {type(error).__name__}: {error}") from error
+    if root.resolve() != trained_on or is_split(root):
+        return None
+    _, kept, found = open_data(str(root), config.val_fraction, config.seed)
+    if found != list(classes):
+        raise ValueError(f"{root} has classes {found}; the run was trained on it when it had {list(classes)}")
+    return kept
 
 
 def _described(description: Any, source: Path) -> tuple[list[str], Recipe]:
@@ -55,9 +94,15 @@ def _described(description: Any, source: Path) -> tuple[list[str], Recipe]:
     classes, fields = description["classes"], description["recipe"]
     if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{source} has classes {classes!r}; a list of at least two names is wanted")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{source} has classes {classes!r}, which name one twice; each is wanted once")
     if not isinstance(fields, dict):
         raise ValueError(f"{source} has recipe {fields!r}; an object with fields of Recipe is wanted")
     try:
-        return classes, Recipe.from_dict(fields)
-    except ValueError as error:
+        recipe = Recipe.from_dict(fields)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # fields may hold values of any type
         raise ValueError(f"{source}: {error}") from error
+    for name, numbers in (("mean", recipe.mean), ("std", recipe.std)):
+        if numbers is not None and len(numbers) not in (1, _CHANNELS):
+            raise ValueError(f"{source} has {name} {list(numbers)}; one number or {_CHANNELS} are wanted")
+    return classes, recipe
