@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from common import machine, paired, save, spread
 
 import augment_gpu as ag
 
+KIND = "tta-cost"
 ROUNDS = 7
 IMAGES = 4
 CURVE = ((16, 400), (32, 400), (64, 400), (128, 400), (256, 400), (32, 50), (32, 800))  # (max_views, views in all)
@@ -120,8 +122,8 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         curve.append({"max_views": max_views, "views": views, "bytes": json.loads(done.stdout)})
         print(f"| {max_views} | {views} | {curve[-1]['bytes'] / 2**20:.0f} |", flush=True)
-    result = {"machine": machine(), "model": options.model, "device": options.device, "cost": cost, "memory": curve}
-    print("\nwritten to", save("tta", result))
+    result = {"kind": KIND, "date": f"{date.today()}", "machine": machine(), "model": options.model}
+    print("\nwritten to", save("tta", {**result, "device": options.device, "cost": cost, "memory": curve}))
 
 
 if __name__ == "__main__":

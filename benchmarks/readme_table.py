@@ -1,5 +1,4 @@
-"""Writes README's figures from the newest results of gpu_report.py, bench_cpu.py and tta_study.py, so that no number is
-typed.
+"""Writes README's figures from the newest results of gpu_report.py, bench_cpu.py, bench_tta.py and tta_study.py.
 
 python benchmarks/readme_table.py            # rewrites the parts of README.md between the pairs of markers
 python benchmarks/readme_table.py --check    # changes nothing; exits with 1 where such a part is out of date
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench_tta import KIND as COST_KIND
 from common import RESULTS
 from cpu_table import KIND as CPU_KIND
 from cpu_table import ratio_table
@@ -27,6 +27,8 @@ NO_RESULT = (
     "a\nmachine with an NVIDIA GPU, in at most eight minutes and without the network."
 )
 NO_CPU_RESULT = "No CPU result has been recorded yet; `make bench` measures it."
+COST_MARKERS = "<!-- tta-cost:begin -->", "<!-- tta-cost:end -->"
+NO_TTA_COST = "No result has been recorded yet; `benchmarks/bench_tta.py` measures it."
 NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` measures it."
 
 
@@ -112,6 +114,21 @@ def tta_section(path: Path | None) -> str:
     )
 
 
+def tta_cost_section(path: Path | None) -> str:
+    """What stands between the markers of bench_tta.py's figures."""
+    if path is None:
+        return NO_TTA_COST
+    found: dict[str, Any] = json.loads(path.read_text())
+    peaks = [f"| {row['max_views']} | {row['views']} | {row['bytes'] / 2**20:.0f} |" for row in found["memory"]]
+    return (
+        f"On {found['machine']['processor']}, {found['date']}, making a test-time view takes "
+        f"{found['cost']['ratio']['median']:.1%} of {found['model']}'s forward pass over\nit, on a {found['device']}, of "
+        f"photographs of 0.2 megapixels (`python benchmarks/bench_tta.py photos`;\n`benchmarks/results/{path.name}`). "
+        "The memory follows `max_views`, not the number of views:\n\n"
+        "| max_views | views in all | peak memory, MiB |\n|---|---|---|\n" + "\n".join(peaks)
+    )
+
+
 def inserted(readme: str, text: str, markers: tuple[str, str] = MARKERS) -> str:
     """README with `text` between its markers. Raises ValueError unless each marker is there once, in their order."""
     begin, end = markers
@@ -131,6 +148,7 @@ def main() -> int:
     after = inserted(before, section(newest_result(options.results)))
     after = inserted(after, cpu_section(newest_result(options.results, CPU_KIND)), CPU_MARKERS)
     after = inserted(after, tta_section(newest_result(options.results, TTA_KIND)), TTA_MARKERS)
+    after = inserted(after, tta_cost_section(newest_result(options.results, COST_KIND)), COST_MARKERS)
     if options.check:
         if after != before:
             print("README is out of date; python benchmarks/readme_table.py brings it up to date", file=sys.stderr)

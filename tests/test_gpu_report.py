@@ -224,6 +224,7 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
     begin, end = readme_table.MARKERS
     cpu = "\n".join([readme_table.CPU_MARKERS[0], readme_table.NO_CPU_RESULT, readme_table.CPU_MARKERS[1]])
     cpu += "\n" + "\n".join([readme_table.TTA_MARKERS[0], readme_table.NO_TTA_RESULT, readme_table.TTA_MARKERS[1]])
+    cpu += "\n" + "\n".join([readme_table.COST_MARKERS[0], readme_table.NO_TTA_COST, readme_table.COST_MARKERS[1]])
     readme.write_text(f"before\n{begin}\n{end}\n{cpu}\nafter\n")
     run = ["readme_table.py", "--readme", str(readme), "--results", str(tmp_path)]
 
