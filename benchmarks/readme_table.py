@@ -120,10 +120,11 @@ def tta_cost_section(path: Path | None) -> str:
         return NO_TTA_COST
     found: dict[str, Any] = json.loads(path.read_text())
     peaks = [f"| {row['max_views']} | {row['views']} | {row['bytes'] / 2**20:.0f} |" for row in found["memory"]]
+    share, where = found["cost"]["ratio"]["median"], found["machine"]["processor"]
     return (
-        f"On {found['machine']['processor']}, {found['date']}, making a test-time view takes "
-        f"{found['cost']['ratio']['median']:.1%} of {found['model']}'s forward pass over\nit, on a {found['device']}, "
-        f"of photographs of 0.2 megapixels (`python benchmarks/bench_tta.py photos`;\n`benchmarks/results/{path.name}`). "
+        f"On {where}, {found['date']}, making a test-time view takes {share:.1%} of {found['model']}'s forward pass\n"
+        f"over it, on a {found['device']}, of photographs of 0.2 megapixels (`python benchmarks/bench_tta.py photos`;\n"
+        f"`benchmarks/results/{path.name}`). "
         "The memory follows `max_views`, not the number of views:\n\n"
         "| max_views | views in all | peak memory, MiB |\n|---|---|---|\n" + "\n".join(peaks)
     )
