@@ -25,10 +25,10 @@ from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe
 from augment_gpu.tta import TTA
 
-# The cost is timed on so many batches, in pairs, until one crop has taken so many seconds or there are so many pairs.
+# The cost is timed on so many batches, in at least and at most so many pairs, until one crop has taken so many seconds.
 _TIMED = 3
+_FEWEST, _MOST = 3, 7
 _ENOUGH = 0.5
-_PAIRS = 10
 _BINS = 15  # of the calibration error, as Guo et al. 2017 took them
 
 
@@ -110,8 +110,8 @@ def evaluate(
     The cost is measured when all images have been read and evaluated, on the first three batches, or as many as there
     are, which are kept on the device until then. All views of them have been through the model; one crop of each goes
     through it untimed as well, to pay for buffers and compiled kernels. Then pairs of the two are timed, batch after
-    batch and in alternating order, until one crop has taken half a second or there are ten pairs. The cost is the
-    median of the pairs' ratios; with tta="none" it is 1 by definition.
+    batch and in alternating order: three pairs, and up to seven while one crop has not taken half a second. The cost is
+    the median of the pairs' ratios; with tta="none" it is 1 by definition.
 
     Raises ValueError where no image can be read, for labels that are not among the classes, and for a model that gives
     another number of classes or values that are not finite, naming the samples.
@@ -203,7 +203,7 @@ def _cost(views: TTA, one_crop: TTA, batches: Sequence[tuple[RaggedBatch, list[s
     ones: list[float] = []
     ratios: list[float] = []
     # The shortest, so that a pause of the machine does not count as work that was timed.
-    while len(ones) < _PAIRS and len(ones) * min(ones, default=0.0) < _ENOUGH:
+    while len(ones) < _FEWEST or (len(ones) < _MOST and len(ones) * min(ones) < _ENOUGH):
         number = len(ones)
         # Whichever goes second finds the images in the cache: each does so every other time.
         if number % 2 == 0:
