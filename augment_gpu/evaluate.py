@@ -1,5 +1,6 @@
 """How good a model is on labelled images, and what test-time augmentation costs for it."""
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe
 from augment_gpu.tta import TTA
 
-# Batches on which one crop is timed beside all views, and bins of the calibration error (Guo et al. 2017 took 15).
-_TIMED = 5
-_BINS = 15
+# The cost is timed on so many batches, in at least and at most so many pairs, until one crop has taken so many seconds.
+_TIMED = 3
+_FEWEST, _MOST = 3, 7
+_ENOUGH = 0.5
+_BINS = 15  # of the calibration error, as Guo et al. 2017 took them
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Evaluation:
     calibration_error: the mean distance of confidence and accuracy over 15 bins of confidence, weighted by their images
     (expected calibration error, in [0, 1]).
 
-    views: of an image. images_per_second: from file to probabilities, reading included. cost: how many times the
-    seconds an image of one crop, reading left out. confusion: (classes, classes) counts, a row for each true class, a
-    column for each predicted one. skipped: (path, reason) of each image that could not be read; none of the other
-    numbers knows of it.
+    views: of an image. images_per_second: from file to probabilities, reading included, measuring the cost left out.
+    cost: how many times the seconds of one crop, reading left out. confusion: (classes, classes) counts, a row for each
+    true class, a column for each predicted one. skipped: (path, reason) of each image that could not be read; none of
+    the other numbers knows of it.
     """
 
     tta: Mode
@@ -104,9 +107,11 @@ def evaluate(
     evaluation mode. dataset: its labels are positions in `classes`, some of which may have no image. See
     tta_for for tta, TTA for max_views, open_loader for device.
 
-    The cost is measured on the first five batches, or as many as there are: each goes through the model as one crop
-    and with all views, in turn, and the seconds of the two are summed and divided. The first batch's are left out where
-    there are more, since it also pays for buffers and compiled kernels. With tta="none" the cost is 1 by definition.
+    The cost is measured when all images have been read and evaluated, on the first three batches, or as many as there
+    are, which are kept on the device until then. All views of them have been through the model; one crop of each goes
+    through it untimed as well, to pay for buffers and compiled kernels. Then pairs of the two are timed, batch after
+    batch and in alternating order: three pairs, and up to seven while one crop has not taken half a second. The cost is
+    the median of the pairs' ratios; with tta="none" it is 1 by definition.
 
     Raises ValueError where no image can be read, for labels that are not among the classes, and for a model that gives
     another number of classes or values that are not finite, naming the samples.
@@ -118,8 +123,7 @@ def evaluate(
         raise ValueError(f"classes is {list(classes)}; a classifier has at least two")
     count, k = len(classes), min(5, len(classes))
     views = tta_for(model, recipe, tta, num_classes=count, max_views=max_views)
-    one_crop = tta_for(model, recipe, "none", num_classes=count, max_views=max_views)
-    predictor = _TimedPredictor(views, recipe, dataset, None if tta == "none" else one_crop)
+    predictor = Predictor(views, recipe, dataset) if tta == "none" else _KeepingPredictor(views, recipe, dataset)
     loader = open_loader(predictor, batch_size=batch_size, device=device, workers=workers)
     metrics = MetricCollection(
         {
@@ -145,10 +149,14 @@ def evaluate(
         # A probability may have underflowed to 0, whose logarithm no mean survives.
         surprise -= of_truth.clamp_min(torch.finfo(torch.float32).tiny).log().sum().item()
         images += len(labels)
-    seconds = time.perf_counter() - clock - predictor.one_crop_seconds
+    seconds = time.perf_counter() - clock
     if images == 0:
         raise ValueError(f"none of {len(dataset)} images could be read; the first: {': '.join(loader.skipped[0])}")
     values = metrics.compute()
+    cost = 1.0
+    if isinstance(predictor, _KeepingPredictor):
+        one_crop = tta_for(model, recipe, "none", num_classes=count, max_views=max_views)
+        cost = _cost(views, one_crop, predictor.kept)
     return Evaluation(
         tta=tta,
         views=views.views,
@@ -160,38 +168,50 @@ def evaluate(
         nll=surprise / images,
         calibration_error=values["calibration_error"].item(),
         images_per_second=images / seconds,
-        cost=predictor.cost(),
+        cost=cost,
         confusion=values["confusion"].tolist(),
         skipped=loader.skipped,
     )
 
 
-class _TimedPredictor(Predictor):
-    """A Predictor that times one crop beside all views on its first batches; one_crop None: they are the same."""
+class _KeepingPredictor(Predictor):
+    """A Predictor that keeps its first batches, to go through other views again."""
 
-    def __init__(self, tta: TTA, recipe: Recipe, dataset: Dataset, one_crop: TTA | None) -> None:
+    def __init__(self, tta: TTA, recipe: Recipe, dataset: Dataset) -> None:
         super().__init__(tta, recipe, dataset)
-        self.one_crop = one_crop
-        self.one_crop_seconds = 0.0
-        self.pairs: list[tuple[float, float]] = []  # seconds of (all views, one crop), batch by batch
+        self.kept: list[tuple[RaggedBatch, list[str]]] = []  # images, on the device, and their names
 
     def __call__(
         self, images: RaggedBatch, labels: torch.Tensor, *, index: np.ndarray, epoch: int, mix: MixParams | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        names = [sample_name(self.dataset, int(i)) for i in index]
-        one_crop = self.one_crop if len(self.pairs) < _TIMED and len(images) else None
-        start = time.perf_counter()
-        if one_crop is not None:
-            one_crop(images, names=names)
-        middle = time.perf_counter()
-        probabilities = self.tta(images, names=names)  # each TTA ends by waiting for the device
-        if one_crop is not None:
-            self.pairs.append((time.perf_counter() - middle, middle - start))
-            self.one_crop_seconds += middle - start
-        return probabilities, labels
+        if len(images) and len(self.kept) < _TIMED:
+            self.kept.append((images, [sample_name(self.dataset, int(i)) for i in index]))
+        return super().__call__(images, labels, index=index, epoch=epoch, mix=mix)
 
-    def cost(self) -> float:
-        if self.one_crop is None:
-            return 1.0
-        all_views, one = np.sum(self.pairs[1:] or self.pairs, axis=0)
-        return float(all_views / one)
+
+def _cost(views: TTA, one_crop: TTA, batches: Sequence[tuple[RaggedBatch, list[str]]]) -> float:
+    """The median ratio of the seconds that the two take for the same batch; see evaluate."""
+
+    def seconds(tta: TTA, number: int) -> float:
+        images, names = batches[number % len(batches)]
+        start = time.perf_counter()
+        tta(images, names=names)  # ends by waiting for the device
+        return time.perf_counter() - start
+
+    for number in range(len(batches)):
+        seconds(one_crop, number)
+    ones: list[float] = []
+    ratios: list[float] = []
+    # The shortest, so that a pause of the machine does not count as work that was timed.
+    while len(ones) < _FEWEST or (len(ones) < _MOST and len(ones) * min(ones) < _ENOUGH):
+        number = len(ones)
+        # Whichever goes second finds the images in the cache: each does so every other time.
+        if number % 2 == 0:
+            one = seconds(one_crop, number)
+            all_views = seconds(views, number)
+        else:
+            all_views = seconds(views, number)
+            one = seconds(one_crop, number)
+        ones.append(one)
+        ratios.append(all_views / one)
+    return statistics.median(ratios)

@@ -146,6 +146,51 @@ def test_cost_and_speed_of_a_model_that_takes_a_second_a_view(
     assert result.images_per_second == pytest.approx(1 / cost)  # without the views that only the cost needed
 
 
+@pytest.mark.parametrize("batch_size", [2, 100])  # three batches; one, smaller than it might be
+def test_the_cost_knows_nothing_of_warming_up_nor_of_who_goes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """A clock that the model moves: 5 s for views in a number that is new to it, as of a kernel to be compiled, then 1
+    ms a view, and every sixth call another second, as of a machine that others use."""
+    now, seen, calls = 0.0, set(), 0
+
+    def warming(images: torch.Tensor) -> torch.Tensor:
+        nonlocal now, calls
+        calls += 1
+        now += len(images) / 1000 + (0 if len(images) in seen else 5) + (calls % 6 == 0)
+        seen.add(len(images))
+        return by_colour(images)
+
+    monkeypatch.setattr(augment_gpu.evaluate, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert evaluated(folder, warming, tta="flip", batch_size=batch_size).cost == pytest.approx(2)
+
+
+def test_the_cost_is_timed_when_reading_is_over(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that still read would share the cores with what is timed; and what it takes is not in images/s."""
+    events, now = [], 0.0
+
+    class Watched(ImageFolder):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            events.append("read")
+            return super().__getitem__(index)
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        now += 0.001 * len(images)
+        events.append(f"{len(images)} views")
+        return by_colour(images)
+
+    monkeypatch.setattr(augment_gpu.evaluate, "time", SimpleNamespace(perf_counter=lambda: now))
+    result = evaluate(counted, PLAIN, Watched(folder, classes=CLASSES), CLASSES, tta="flip", batch_size=1)
+    last = len(events) - events[::-1].index("read")
+    assert "1 views" not in events[:last]
+    assert events[:last].count("read") == 5
+    assert result.images_per_second == pytest.approx(500)
+    # One crop of three batches untimed, then seven pairs, whose order alternates
+    pairs = ["1 views", "2 views", "2 views", "1 views"] * 4
+    assert [event for event in events if event != "read"][5:] == ["1 views"] * 3 + pairs[:14]
+
+
 def test_an_unreadable_image_is_reported_and_the_others_count(folder: Path) -> None:
     whole = evaluated(folder)
     bad = folder / "red" / "a.png"  # the first of its class
