@@ -97,8 +97,8 @@ def open_loader(
     )
 
 
-def with_progress(loader: Loader, title: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The loader's batches, and a bar on stderr while they come, where that is a terminal."""
+def progress_bar() -> Progress:
+    """A bar on stderr, where that is a terminal; its tasks have a note."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -107,7 +107,12 @@ def with_progress(loader: Loader, title: str) -> Iterator[tuple[torch.Tensor, to
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def with_progress(loader: Loader, title: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The loader's batches, and a bar on stderr while they come."""
+    with progress_bar() as bar:
         task = bar.add_task(title, total=len(loader.dataset), note="")
         clock = time.perf_counter()
         for batch in loader:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 from torch.nn import functional as F
 
 from augment_gpu.data.loader import Loader
 from augment_gpu.data.sample import sample_dataset
 from augment_gpu.data.sources import Dataset, ImageFolder, stratified_split, subset
+from augment_gpu.predict import progress_bar
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_checkpoint, save_json, write_atomically
@@ -191,17 +191,8 @@ class _Run:
             raise ValueError(f"{self.last} does not fit this run: {error}") from error
 
     def go(self) -> list[dict[str, Any]]:
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-        )
         self._write_metrics()
-        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        with stop_requests() as stopped, bar as progress:
+        with stop_requests() as stopped, progress_bar() as progress:
             for epoch in range(len(self.metrics), self.config.epochs):
                 if self.train_loader.epoch == epoch:  # else it was trained, and stopped while it was validated
                     self._train_epoch(epoch, progress, stopped)
