@@ -145,7 +145,7 @@ def run_crop(
     diagonal: whether in no row's colours a channel sees another."""
     if len(out) == 0:
         return
-    white = 255.0 if images.dtype == torch.uint8 else 1.0
+    white = white_of(images)
     strides = (out.shape[1], 1) if images.ndim == 1 else (images.stride(3), images.stride(1))
     if runs_triton(images.device):
         from augment_gpu.kernels.crop import launch_crop_resize_flip

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from augment_gpu.ops.crop import repeats_memory
-from augment_gpu.ops.operator import device_op, writes_in_place
+from augment_gpu.ops.operator import device_op, wants_gradient, writes_in_place
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
@@ -157,7 +157,7 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     if len(images) == 0:
         return images
     noise = params.fill == "noise"
-    if images.requires_grad and torch.is_grad_enabled():  # plain torch, which autograd sees
+    if wants_gradient(images):
         _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
         return images
     run_cutout(images, upload(table_device(images.device), *arrays), noise)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.operator import device_op
+from augment_gpu.ops.operator import device_op, wants_gradient
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, beta, uniform
@@ -253,13 +253,11 @@ def run_mix_targets(
 
 def _blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """run_mixup, or plain torch for values that want a gradient, which an operator does not pass on."""
-    wants_gradient = values.requires_grad and torch.is_grad_enabled()
-    return _blend(values, partner, lam) if wants_gradient else run_mixup(values, partner, lam)
+    return _blend(values, partner, lam) if wants_gradient(values) else run_mixup(values, partner, lam)
 
 
 def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    wants_gradient = values.requires_grad and torch.is_grad_enabled()
-    return _paste(values, partner, box) if wants_gradient else run_cutmix(values, partner, box)
+    return _paste(values, partner, box) if wants_gradient(values) else run_cutmix(values, partner, box)
 
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:

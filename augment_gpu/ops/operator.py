@@ -30,5 +30,10 @@ def device_op(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., 
     return register
 
 
+def wants_gradient(values: torch.Tensor) -> bool:
+    """Whether autograd follows these values: then plain torch serves, since an operator passes no gradient on."""
+    return values.requires_grad and torch.is_grad_enabled()
+
+
 def writes_in_place(*arguments: Any) -> None:
     """The fake of an operator that returns nothing."""
