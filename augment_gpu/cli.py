@@ -12,7 +12,13 @@ from typing import Any, BinaryIO
 from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
 from augment_gpu.results import printable
 from augment_gpu.transfer.config import TrainConfig, usable_device
-from augment_gpu.transfer.train import InterruptedRunError, is_split, train
+from augment_gpu.transfer.plan import AUGMENTATION, STRATEGIES
+from augment_gpu.transfer.run import InterruptedRunError
+from augment_gpu.transfer.setup import is_split
+from augment_gpu.transfer.train import train
+
+# Of `train`: fields of the plan, which the strategy sets otherwise.
+_PLAN_OPTIONS = ("layers", "backbone_lr", "layer_decay", "batch_norm", "augmentation", "views")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,43 +61,95 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained model on labelled images"))
     _add_predict(commands.add_parser("predict", help="print what a trained model sees in images"))
     _add_preview(commands.add_parser("preview", help="write a picture of what a recipe does"))
+    _add_compare(commands.add_parser("compare", help="train by every strategy, and show what each is worth"))
     information = commands.add_parser("info", help="print devices, versions, and which path each op takes")
     information.set_defaults(run=lambda given: _print_info())
     return parser
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    default = TrainConfig()
     parser.set_defaults(run=_train)
     # An option that is not given does not appear at all, so that --resume can tell it from one given at its default.
     parser.argument_default = argparse.SUPPRESS
+    _add_data(parser)
+    parser.add_argument("--output", type=Path, help="run folder, made by the run (runs/<model>-<time>)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    _add_settings(parser)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_compare)
+    parser.argument_default = argparse.SUPPRESS
+    _add_data(parser)
+    parser.add_argument("--strategies", type=lambda text: text.split(","), default=list(STRATEGIES),
+                        help=f"with commas ({','.join(STRATEGIES)})")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each strategy (3)")
+    parser.add_argument("--scratch-epochs", type=int, default=None, help="of scratch (three times the others')")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of all the runs; goes on where it was stopped"
+    )
+    _add_settings(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         nargs="?",
         default=None,
         help="root/<class>/<image>, or root/train and root/val of that layout; none: the built-in sample",
     )
-    parser.add_argument("--output", type=Path, help="run folder, made by the run (runs/<model>-<time>)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The fields of TrainConfig."""
+    default = TrainConfig()
     parser.add_argument("--model", help=f"a timm model ({default.model})")
     parser.add_argument("--weights", metavar="FILE", help="local weights: .safetensors, or a torch checkpoint")
     parser.add_argument(
         "--scratch", action="store_true", help="random weights; else timm's pretrained ones are fetched"
     )
-    parser.add_argument("--epochs", type=int, help=f"({default.epochs})")
-    parser.add_argument("--batch-size", type=int, help=f"({default.batch_size})")
+    parser.add_argument("--strategy", choices=("auto", *STRATEGIES), help="what of the network trains: a linear or an "
+                        "mlp head on frozen features, the top layers, all of them (full), all after a fitted head "
+                        "(lp-ft), or random weights (scratch); auto measures the data and chooses "
+                        f"({default.strategy})")  # fmt: skip
+    parser.add_argument("--epochs", type=int, help="(the strategy's)")
+    parser.add_argument("--batch-size", type=int, help=f"of a step, over all processes ({default.batch_size})")
+    parser.add_argument("--accumulate", type=int, help=f"parts that a step is computed in ({default.accumulate})")
     parser.add_argument("--size", type=int, help=f"side of the network's input in pixels ({default.size})")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), help=f"({default.optimizer})")
-    parser.add_argument("--lr", type=float, help="peak learning rate (1e-3 adamw, 0.1 · batch / 256 sgd; a fifth of it "
-                        "from pretrained weights)")  # fmt: skip
+    parser.add_argument("--lr", type=_lr, help="peak learning rate of the head, or find, which measures one (1e-3 "
+                        "adamw, 0.1 · batch / 256 sgd; other pretrained layers a tenth)")  # fmt: skip
     parser.add_argument("--weight-decay", type=float, help=f"({default.weight_decay})")
     parser.add_argument("--warmup-epochs", type=float, help=f"({default.warmup_epochs})")
+    parser.add_argument("--clip", type=float, help="largest norm of a step's gradient, 0 for any (0)")
+    parser.add_argument("--ema", type=float, help="decay of a moving average of the weights, 0 for none (0)")
+    parser.add_argument("--class-weights", choices=("balanced",), help="weigh classes by their rarity")
+    parser.add_argument("--patience", type=int, help="epochs without a better top-1 that end the run, 0 for none (0)")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="(bfloat16 on a GPU)")
+    parser.add_argument("--compile", action="store_true", help="through torch.compile")
+    parser.add_argument("--fsdp", action="store_true", help="share weights out to the processes of torchrun")
+    parser.add_argument("--layers", type=int, help="layers below the head that train, 0 for none (the strategy's)")
+    parser.add_argument("--backbone-lr", type=float, help="of the topmost pretrained layer (the strategy's)")
+    parser.add_argument("--layer-decay", type=float, help="of the learning rate, layer by layer (the strategy's)")
+    parser.add_argument(
+        "--batch-norm", choices=("eval", "train"), help="running statistics are kept, or renewed (train)"
+    )
+    parser.add_argument("--augmentation", choices=tuple(AUGMENTATION), help="(the strategy's)")
+    parser.add_argument("--views", type=int, help="of an image, whose features a head is fitted to (10)")
     parser.add_argument("--val-fraction", type=float, help=f"share kept for validation ({default.val_fraction})")
     parser.add_argument("--seed", type=int, help=f"({default.seed})")
     parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
     parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
     parser.add_argument("--on-error", choices=("raise", "skip"), help=f"at an unreadable image ({default.on_error})")
     parser.add_argument("--recipe", metavar="FILE", help="JSON with fields of Recipe that the run is to use")
+    parser.add_argument(
+        "--save-minutes", type=float, help=f"between two states within an epoch ({default.save_minutes:g})"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write the metrics for TensorBoard, too")
+
+
+def _lr(text: str) -> float | str:
+    return text if text == "find" else float(text)
 
 
 def _train(given: dict[str, Any]) -> None:
@@ -99,11 +157,31 @@ def _train(given: dict[str, Any]) -> None:
     if output is None:
         if resume:
             raise ValueError("--resume needs --output, the folder of the run that is to go on")
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError("many processes need --output, the one folder that they share")
         output = Path("runs", f"{given.get('model', TrainConfig.model)}-{datetime.now():%Y%m%d-%H%M%S}")
+    train(data, output, _settings(given), resume=resume)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"run folder: {output}")
+
+
+def _compare(given: dict[str, Any]) -> None:
+    from augment_gpu.transfer.compare import compare, comparison_table, scratch_sentences
+
+    data, output = given.pop("data"), given.pop("output")
+    options = {name: given.pop(name) for name in ("strategies", "seeds", "scratch_epochs")}
+    outcomes = compare(data, output, _settings(given), **options)
+    print(comparison_table(outcomes), *scratch_sentences(outcomes), f"pictures and figures: {output}", sep="\n")
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of TrainConfig, as the options give them."""
+    settings = {name: value for name, value in given.items() if name not in _PLAN_OPTIONS}
     if "recipe" in given:
-        given["recipe"] = _read_recipe(given["recipe"])
-    train(data, output, given, resume=resume)
-    print(f"run folder: {output}")
+        settings["recipe"] = _read_recipe(given["recipe"])
+    if plan := {name: given[name] for name in _PLAN_OPTIONS if name in given}:
+        settings["plan"] = plan
+    return settings
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

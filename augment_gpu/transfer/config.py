@@ -7,58 +7,100 @@ from typing import Any, Literal
 
 import torch
 
+from augment_gpu.transfer.plan import STRATEGIES
+
+# Where a run is computed, how it meets bad files and how often it is saved may change when it goes on.
+FREE = ("device", "workers", "on_error", "save_minutes", "tensorboard")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What a run is; with the data it determines the result. The home of the defaults.
 
-    weights: a local file; scratch: random weights; with neither, timm's pretrained ones. lr None: 1e-3 (adamw) or
-    0.1 · batch_size / 256 (sgd), a fifth of it where training starts from weights. Epochs count from 0 in files.
+    weights: a local file; scratch: random weights, which strategy "scratch" says too; with neither, timm's pretrained
+    ones. strategy: "auto" measures the data and chooses, or one of augment_gpu.transfer.plan.STRATEGIES. plan: fields
+    of TransferPlan that differ from what the strategy gives. epochs, lr: the plan's, where they are given; lr "find"
+    measures it (augment_gpu.transfer.lr_finder).
+
+    batch_size: images of one step, over all processes and all parts of a step. accumulate: in so many parts, one after
+    the other, a step is computed. clip: the largest norm of a step's gradient, 0 for any. ema: decay of a moving
+    average of the weights, which is then what is validated and kept as the best; 0 for none. class_weights: "balanced"
+    weighs each class's loss by images / (classes · its images). patience: epochs without a better val_top1 after which
+    the run ends early; 0 for never. precision: "bfloat16" computes under autocast; "auto" does so on a GPU. compile:
+    through torch.compile. fsdp: weights and optimizer shared out to the processes, for models that fit on none.
+
     val_fraction: the share of each class kept for validation, where the data has no val folder. recipe: fields of
-    Recipe that differ from what the run would choose. device None: a GPU where there is one.
+    Recipe that differ from what the run would choose. device None: a GPU where there is one. Epochs count from 0 in
+    files. save_minutes: how often last.pt is written within an epoch. tensorboard: writes the metrics for it, too.
     """
 
     model: str = "resnet18"
     weights: str | None = None
     scratch: bool = False
-    epochs: int = 10
+    strategy: str = "auto"
+    plan: Mapping[str, Any] | None = None
+    epochs: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
     size: int = 224
     optimizer: str = "adamw"
-    lr: float | None = None
+    lr: float | Literal["find"] | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+    class_weights: Literal["balanced"] | None = None
+    patience: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    fsdp: bool = False
     val_fraction: float = 0.2
     seed: int = 0
     device: str | None = None
     workers: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
+    save_minutes: float = 10.0
+    tensorboard: bool = False
     recipe: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("batch_size", 1), ("accumulate", 1), ("size", 1), ("epochs", 1), ("patience", 0)):
+            value = getattr(self, name)
+            if not (name == "epochs" and value is None) and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size is {self.batch_size}, which accumulate, {self.accumulate}, does not divide")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in [0, 2**63)")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1")
         if self.device is not None:
             usable_device(self.device)
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; it must be adamw or sgd")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
-        for name in ("weight_decay", "warmup_epochs"):
+        for name, allowed in (
+            ("strategy", ("auto", *STRATEGIES)),
+            ("optimizer", ("adamw", "sgd")),
+            ("class_weights", (None, "balanced")),
+            ("precision", ("auto", "float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(str(choice) for choice in allowed if choice is not None)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+        if self.lr not in (None, "find") and not (isinstance(self.lr, int | float) and 0 < self.lr < math.inf):
+            raise ValueError(f"lr is {self.lr}; it must be above 0, or find")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must lie in [0, 1)")
+        for name in ("weight_decay", "warmup_epochs", "clip", "save_minutes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.random_weights and (self.weights is not None or self.strategy not in ("auto", "scratch")):
+            other = f"weights is {self.weights}" if self.weights is not None else f"strategy is {self.strategy}"
+            raise ValueError(f"{other} and scratch is set; choose one")
+        if self.ema and self.fsdp:
+            raise ValueError(f"ema is {self.ema} and fsdp is set; a moving average of shared-out weights is not kept")
 
     @property
-    def learning_rate(self) -> float:
-        if self.lr is not None:
-            return self.lr
-        base = 1e-3 if self.optimizer == "adamw" else 0.1 * self.batch_size / 256
-        return base if self.scratch else base / 5
+    def random_weights(self) -> bool:
+        return self.scratch or self.strategy == "scratch"
 
 
 def usable_device(name: str | None) -> torch.device:

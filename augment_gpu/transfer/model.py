@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from augment_gpu.transfer.checkpoint import load_checkpoint
+from augment_gpu.transfer.freeze import head_names
+
+_NAMED = 8  # layers of each kind, in a message about weights that do not fit
 
 
 def create_model(name: str, num_classes: int, *, weights: str | None = None, scratch: bool = False) -> nn.Module:
@@ -42,24 +45,64 @@ def create_model(name: str, num_classes: int, *, weights: str | None = None, scr
 
 
 def load_weights(model: nn.Module, path: str) -> None:
-    """Loads a file into a model; its head only where the shapes agree. Raises ValueError naming what does not fit."""
+    """Loads a file into a model; its head only where the shapes agree. Raises ValueError naming the layers that fit and
+    those that do not."""
     state = read_weights(path)
     own = model.state_dict()
-    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{head}." for head in ([classifier] if isinstance(classifier, str) else classifier))
+    heads = tuple(f"{head}." for head in head_names(model))
     state = {
         key: value
         for key, value in state.items()
         if not (key.startswith(heads) and (key not in own or own[key].shape != value.shape))
     }
-    unknown = sorted(set(state) - set(own))
-    missing = sorted(key for key in set(own) - set(state) if not key.startswith(heads))
-    misshapen = [key for key in sorted(set(state) & set(own)) if state[key].shape != own[key].shape]
+    fitting = [key for key in state if key in own and own[key].shape == state[key].shape]
+    unknown = [key for key in state if key not in own]
+    missing = [key for key in own if key not in state and not key.startswith(heads)]
+    misshapen = [key for key in state if key in own and state[key].shape != own[key].shape]
     if unknown or missing or misshapen:
-        found = (("unknown", unknown), ("missing", missing), ("of another shape", misshapen))
-        what = ", ".join(f"{len(keys)} {word} (such as {keys[0]})" for word, keys in found if keys)
-        raise ValueError(f"{path} holds weights of another model than {type(model).__name__}: tensors {what}")
+        found = (
+            ("in both", fitting),
+            ("of another shape in the file", misshapen),
+            ("in the file alone", unknown),
+            ("in the model alone", missing),
+        )
+        what = "; ".join(f"{word}: {_layers(keys)}" for word, keys in found if keys)
+        raise ValueError(f"{path} holds weights of another model than {type(model).__name__}. Layers {what}")
     model.load_state_dict(state, strict=False)
+
+
+def _layers(keys: list[str]) -> str:
+    """The layers that tensors belong to, each once, with how many there are; the first of many."""
+    names = list(dict.fromkeys(key.rpartition(".")[0] or key for key in keys))
+    return f"{', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''} ({len(names)})"
+
+
+def set_head(model: nn.Module, head: nn.Module) -> None:
+    """Puts `head` in the place of the model's classifier, on its device, in its dtype.
+
+    Raises ValueError for a model whose classifier is not one linear layer, or is one of other features.
+    """
+    name, old = classifier(model)
+    last = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    if last[0].in_features != old.in_features:
+        raise ValueError(f"the head takes {last[0].in_features} features; {name} of {type(model).__name__} takes "
+                         f"{old.in_features}")  # fmt: skip
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, head.to(old.weight))
+
+
+def classifier(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The linear layer that makes logits of a timm model's features, and its name.
+
+    Raises ValueError for a model that has another kind of classifier, or several."""
+    names = head_names(model)
+    module = model.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(module, nn.Linear):
+        raise ValueError(
+            f"{type(model).__name__} has no single linear classifier ({', '.join(names) or 'none'}); a head cannot be "
+            "fitted to its features. Choose strategy top, full or scratch"
+        )
+    return names[0], module
 
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:

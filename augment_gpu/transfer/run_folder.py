@@ -13,8 +13,8 @@ from augment_gpu.data.sources import Dataset
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
 from augment_gpu.transfer.config import TrainConfig
-from augment_gpu.transfer.model import create_model
-from augment_gpu.transfer.train import is_split, open_data
+from augment_gpu.transfer.model import classifier, create_model, set_head
+from augment_gpu.transfer.setup import is_split, open_data
 
 _CHANNELS = 3  # of the pictures that a run is trained on, and so of its model's input
 
@@ -52,7 +52,11 @@ def load_run(folder: Path, checkpoint: Literal["best", "last"] = "best") -> Trai
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     try:
-        model.load_state_dict(state["model"])
+        # last.pt keeps both the weights that train and their moving average, which is what was validated.
+        weights = state.get("average") or state["model"]
+        if state.get("head") == "mlp":
+            set_head(model, mlp_like(weights, classifier(model)[0]))
+        model.load_state_dict(weights)
     except Exception as error:  # of a damaged file any key or value may be of any type
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit a {state['model_name']} of {len(classes)} classes: {reason}") from error
