@@ -3,10 +3,12 @@ interpreter."""
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 GPU = torch.cuda.is_available()
 
@@ -62,6 +64,21 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(1)
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 15 pictures: red to the left of green, and green to the left of red."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.Generator(np.random.Philox(0))
+    for label, name in enumerate(("green_right", "red_right")):
+        (root / name).mkdir()
+        for number in range(15):
+            picture = generator.integers(0, 80, (40, 50, 3), dtype=np.uint8)
+            picture[:, :25, label] += 150
+            picture[:, 25:, 1 - label] += 150
+            Image.fromarray(picture).save(root / name / f"{number}.png")
+    return root
 
 
 @pytest.fixture(scope="session")

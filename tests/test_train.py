@@ -1,38 +1,27 @@
 """The training loop on a handful of small pictures: what it writes, that it resumes exactly, how it refuses."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from augment_gpu.cli import main
-from augment_gpu.transfer import train as training
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 from augment_gpu.transfer.model import create_model
-from augment_gpu.transfer.train import InterruptedRunError, cosine_with_warmup, train
+from augment_gpu.transfer.run import InterruptedRunError, Run
+from augment_gpu.transfer.train import train
+from augment_gpu.transfer.updates import DivergedError, Updates, cosine_with_warmup
 
 # 24 training images in batches of 5: 4 steps an epoch and a rest, so that no boundary falls together with another
 SMALL = {"model": "test_resnet", "scratch": True, "size": 32, "batch_size": 5, "epochs": 2, "warmup_epochs": 0.5}
 SAME = ("epoch", "lr", "train_loss", "val_loss", "val_top1")  # all but the times
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 15 pictures: red to the left of green, and green to the left of red."""
-    root = tmp_path_factory.mktemp("data")
-    generator = np.random.Generator(np.random.Philox(0))
-    for label, name in enumerate(("green_right", "red_right")):
-        (root / name).mkdir()
-        for number in range(15):
-            picture = generator.integers(0, 80, (40, 50, 3), dtype=np.uint8)
-            picture[:, :25, label] += 150
-            picture[:, 25:, 1 - label] += 150
-            Image.fromarray(picture).save(root / name / f"{number}.png")
-    return root
 
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -66,7 +55,7 @@ def test_it_learns_what_a_glance_tells(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize("step", [1, 4, 6])  # the first step, the last of an epoch, the middle of one
 def test_an_interrupted_run_ends_as_one_that_was_not(folder, tmp_path, monkeypatch, step):
     whole = train(str(folder), tmp_path / "whole", SMALL)
-    interrupt_at(monkeypatch, training._Run, "_step", step)
+    interrupt_at(monkeypatch, Updates, "step", step)
     with pytest.raises(InterruptedRunError, match="--resume"):
         train(str(folder), tmp_path / "parts", SMALL)
     resumed = train(None, tmp_path / "parts", {}, resume=True)
@@ -77,7 +66,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(folder, tmp_path, monkeypat
 
 def test_a_run_interrupted_while_it_validates_goes_on_there(folder, tmp_path, monkeypatch):
     whole = train(str(folder), tmp_path / "whole", SMALL)
-    interrupt_at(monkeypatch, training._Run, "_train_metrics", 1)  # the last thing before validation
+    interrupt_at(monkeypatch, Run, "_train_metrics", 1)  # the last thing before validation
     with pytest.raises(InterruptedRunError):
         train(str(folder), tmp_path / "parts", SMALL)
     assert rows(train(None, tmp_path / "parts", {}, resume=True)) == rows(whole)
@@ -279,3 +268,194 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine():
 def test_a_recipe_of_sixteen_bits_trains_where_weights_are_float32(folder: Path, tmp_path: Path, dtype: str):
     metrics = train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1, "recipe": {"dtype": dtype}})
     assert np.isfinite([metrics[0]["train_loss"], metrics[0]["val_loss"]]).all()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(folder: Path, tmp_path: Path):
+    """By SIGKILL, which nothing can prepare for, after a random number of steps; saved now after every step, now after
+    epochs alone."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = ["--model", "test_resnet", "--scratch", "--size", "32", "--batch-size", "5", "--epochs", "4"]
+    assert killed_after(0, "train", str(folder), "--output", str(whole), *options) == 0
+    steps = np.random.Generator(np.random.Philox(7)).integers(1, 4, 5).tolist()
+    arguments = [str(folder), *options]
+    for number, count in enumerate(steps):
+        minutes = "0" if number % 2 == 0 else "10"
+        status = killed_after(count, "train", "--output", str(parts), "--save-minutes", minutes, *arguments)
+        assert status == -signal.SIGKILL
+        arguments = ["--resume"]
+    assert killed_after(0, "train", "--output", str(parts), "--resume") == 0
+    ends = [load_checkpoint(output / "last.pt") for output in (whole, parts)]
+    assert all(torch.equal(value, ends[1]["model"][name]) for name, value in ends[0]["model"].items())
+    assert rows(ends[0]["metrics"]) == rows(ends[1]["metrics"])
+    assert [path.name for path in parts.iterdir() if path.name.startswith(".")] in ([], [".last.pt-"])
+
+
+def killed_after(steps: int, *arguments: str) -> int:
+    """The exit status of the command line in a process of its own, which SIGKILL ends after so many steps; 0: never."""
+    program = """
+import os, signal, sys
+import torch
+from augment_gpu.cli import main
+from augment_gpu.transfer.run import Run
+
+torch.set_num_threads(1)
+look_up, left = Run._look_up, int(sys.argv[1])
+
+def counted(run, stopped):
+    global left
+    look_up(run, stopped)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Run._look_up = counted
+sys.exit(main(sys.argv[2:]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, str(steps), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True).returncode
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path):
+    """A file-size limit refuses what a full disk would."""
+    program = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
+
+path = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save_checkpoint(path, {"value": torch.zeros(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(path, {"value": torch.ones(1_000_000)})
+except OSError as error:
+    print(error)
+assert load_checkpoint(path)["value"].sum() == 0
+"""
+    path = tmp_path / "last.pt"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "cannot be written: File too large; the earlier one is kept" in done.stdout
+    assert str(path) in done.stdout
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_good_state(folder, tmp_path, monkeypatch):
+    poison_at(monkeypatch, 7)
+    with pytest.raises(DivergedError, match=r"since step 7; .*last\.pt is from before that, and is kept"):
+        train(str(folder), tmp_path / "run", SMALL)
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert state["steps"] == 4
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+    poison_at(monkeypatch, 1)
+    with pytest.raises(DivergedError, match=r"since step 1; try a lower --lr, or --clip 1$"):
+        train(str(folder), tmp_path / "other", SMALL)
+    assert not (tmp_path / "other").exists()  # there was nothing to keep
+
+
+def poison_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    original = Updates._loss_sum
+
+    def loss(updates, images, targets):
+        return original(updates, images * np.nan if updates.steps == step - 1 else images, targets)
+
+    monkeypatch.setattr(Updates, "_loss_sum", loss)
+
+
+def test_no_better_accuracy_ends_a_run_early(folder, tmp_path, monkeypatch, capsys):
+    values = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+    monkeypatch.setattr(Run, "_validate", lambda self, progress, stopped: {"val_loss": 1.0, "val_top1": next(values)})
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "epochs": 5, "patience": 2})
+    assert [row["val_top1"] for row in metrics] == [0.5, 0.7, 0.6, 0.7]
+    assert "has not risen for 2 epochs" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["metrics"]["epoch"] == 1
+
+
+def test_a_step_in_parts_sees_the_images_of_a_whole_one(folder, tmp_path):
+    """A transformer, since batch normalisation would tell the parts apart; a step of 6 images in 3 parts."""
+    settings = {**SMALL, "model": "test_convnext", "batch_size": 6}
+    whole = train(str(folder), tmp_path / "whole", settings)
+    parts = train(str(folder), tmp_path / "parts", {**settings, "accumulate": 3})
+    for one, other in zip(whole, parts, strict=True):
+        assert other["steps"] == one["steps"]
+        assert other["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
+        assert other["val_loss"] == pytest.approx(one["val_loss"], abs=1e-4)
+
+
+def test_what_is_validated_and_kept_is_the_average(folder, tmp_path):
+    from augment_gpu.transfer.run_folder import load_run
+
+    train(str(folder), tmp_path / "run", {**SMALL, "ema": 0.9})
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    last = load_run(tmp_path / "run", "last").model.state_dict()
+    assert not torch.equal(state["model"]["fc.weight"], state["average"]["fc.weight"])
+    assert torch.equal(last["fc.weight"], state["average"]["fc.weight"])
+
+
+def test_a_learning_rate_is_found_and_kept(folder, tmp_path, capsys):
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1, "lr": "find"})
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert 1e-7 < stored["plan"]["lr"] < 0.1
+    assert f"learning rate {stored['plan']['lr']:.2e}" in capsys.readouterr().out
+    assert stored["plan"]["lr"] == stored["plan"]["backbone_lr"]  # random weights: all layers are new
+
+
+def test_classes_are_weighed_by_their_rarity(folder, tmp_path, monkeypatch):
+    root = copied(folder, tmp_path)
+    for number in range(10):
+        (root / "red_right" / f"{number}.png").unlink()
+    seen = []
+    original = Updates.__init__
+
+    def spied(self, *arguments, class_weights=None, **options):
+        seen.append(class_weights)
+        original(self, *arguments, class_weights=class_weights, **options)
+
+    monkeypatch.setattr(Updates, "__init__", spied)
+    train(str(root), tmp_path / "run", {**SMALL, "epochs": 1, "class_weights": "balanced"})
+    assert torch.allclose(seen[0], torch.tensor([16 / (2 * 12), 16 / (2 * 4)]))  # 12 and 4 images to train on
+
+
+def test_a_class_of_one_image_is_trained_on_and_named(folder, tmp_path, capsys):
+    root = copied(folder, tmp_path)
+    (root / "rare").mkdir()
+    (root / "red_right" / "0.png").rename(root / "rare" / "0.png")
+    train(str(root), tmp_path / "run", {**SMALL, "epochs": 1})
+    assert "class 'rare' has one image: it is trained on, and not validated" in capsys.readouterr().out
+
+
+def test_weights_of_another_model_name_the_layers_that_do_and_do_not_fit(tmp_path):
+    path = tmp_path / "other.pt"
+    state = create_model("test_resnet", 3, scratch=True).state_dict()
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"][:1]
+    state["extra.weight"] = torch.zeros(1)
+    del state["layer4.0.bn1.bias"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"in both: conv1\.0") as caught:
+        create_model("test_resnet", 3, weights=str(path))
+    assert "of another shape in the file: layer1.0.conv1 (1)" in str(caught.value)
+    assert "in the file alone: extra (1)" in str(caught.value)
+    assert "in the model alone: layer4.0.bn1 (1)" in str(caught.value)
+
+
+def test_metrics_go_to_tensorboard_too(folder, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "tensorboard": True})
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("val_loss")
+    assert [event.step for event in scalars] == [0, 1]
+    assert [event.value for event in scalars] == pytest.approx([row["val_loss"] for row in metrics], rel=1e-6)
+
+
+def test_compiled_it_trains_the_same(folder, tmp_path, monkeypatch):
+    """Without inductor, whose compiler would take minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    settings = {**SMALL, "epochs": 1, "batch_size": 8}
+    eager = train(str(folder), tmp_path / "eager", settings)
+    compiled = train(str(folder), tmp_path / "compiled", {**settings, "compile": True})
+    assert compiled[0]["train_loss"] == pytest.approx(eager[0]["train_loss"], rel=1e-3)

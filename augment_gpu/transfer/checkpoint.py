@@ -11,18 +11,45 @@ import torch
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls write(file) on a new file beside `path` and renames it to `path` when it is complete and on the disk."""
+    """Calls write(file) on a new file beside `path` and renames it to `path` when it is complete and on the disk. What
+    was at `path` before is kept until then. Raises OSError, naming the file, where the disk does not take it."""
     descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            disk = _Disk(file)
+            try:
+                write(disk)  # type: ignore[arg-type]  # what it is asked of a file, it passes on
+            except Exception as error:
+                # torch.save turns an OSError into a RuntimeError of its own, whose cause the file knows.
+                raise disk.failure or error from error
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            kept = "; the earlier one is kept" if path.exists() else ""
+            raise OSError(error.errno, f"cannot be written: {error.strerror}{kept}", str(path)) from error
         raise
+
+
+class _Disk:
+    """A file that remembers why it failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def check_writable(path: Path) -> None:

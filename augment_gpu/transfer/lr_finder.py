@@ -32,6 +32,7 @@ def find_lr(setup: Setup) -> float:
         setup.plan,
         config,
         lambda step: _LOWEST / setup.plan.lr * math.exp(growth * step / (_STEPS - 1)),
+        device=setup.device,
         ranks=Ranks(),
     )
     smoothed = 0.0

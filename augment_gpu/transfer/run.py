@@ -34,7 +34,15 @@ class Run:
         if self.config.class_weights is not None:
             weights = balanced_weights(setup.train_targets, len(setup.classes)).to(setup.device)
         schedule = cosine_with_warmup(round(self.config.warmup_epochs * self.steps), setup.plan.epochs * self.steps)
-        self.updates = Updates(setup.model, setup.plan, self.config, schedule, ranks=self.ranks, class_weights=weights)
+        self.updates = Updates(
+            setup.model,
+            setup.plan,
+            self.config,
+            schedule,
+            device=setup.device,
+            ranks=self.ranks,
+            class_weights=weights,
+        )
         self.metrics: list[dict[str, Any]] = []
         # Of the epoch under way. The loss is summed on the device, so that a step need not wait for it.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=setup.device)

@@ -22,8 +22,8 @@ from augment_gpu.transfer.plan import AUGMENTATION, Strategy, TransferPlan, plan
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """data: the folder, or None for the built-in sample. model: on the device, channels last. recipe: of the training
-    images. output: the run folder."""
+    """data: the folder, or None for the built-in sample. model: channels last; on the device, unless it is yet to be
+    shared out to several. recipe: of the training images. output: the run folder."""
 
     data: str | None
     config: TrainConfig
@@ -117,12 +117,14 @@ def set_up(
     train_data, val_data, classes = open_data(data, config.val_fraction, config.seed)
     weights, scratch = (config.weights, config.random_weights) if initial else (None, True)
     model = create_model(config.model, len(classes), weights=weights, scratch=scratch)
-    model = model.to(where).to(memory_format=torch.channels_last)
+    if not config.fsdp:  # else no single device may have room for it
+        model = model.to(where)
+    model = model.to(memory_format=torch.channels_last)
     fields = {"size": config.size, "num_classes": len(classes), **normalization(model)}
     seen = Recipe.from_dict({**fields, **_dtype(config)})
     plan = TransferPlan(**stored) if stored is not None else None
     if plan is None:
-        plan = ranks.from_first(_plan(config, model, train_data, seen) if ranks.leads else None)
+        plan = ranks.from_first(_plan(config, model, train_data, len(classes), seen) if ranks.leads else None)
         plan = _adjusted(plan, config)
         if ranks.leads:
             print(f"strategy {plan.strategy}: {plan.reason}", flush=True)
@@ -142,7 +144,7 @@ def _dtype(config: TrainConfig) -> dict[str, Any]:
     return {name: recipe[name] for name in ("dtype", "interpolation", "resize", "mean", "std") if name in recipe}
 
 
-def _plan(config: TrainConfig, model: nn.Module, train_data: Dataset, recipe: Recipe) -> TransferPlan:
+def _plan(config: TrainConfig, model: nn.Module, train_data: Dataset, classes: int, recipe: Recipe) -> TransferPlan:
     if config.random_weights:
         return plan_for("scratch", len(train_data))
     if config.strategy != "auto":
@@ -165,7 +167,7 @@ def _plan(config: TrainConfig, model: nn.Module, train_data: Dataset, recipe: Re
         f"{measured.knn:.1%} (chance {measured.chance:.1%}); LogME {measured.log_me:.3f}",
         flush=True,
     )
-    return recommend(len(train_data), measured.classes, measured.score)
+    return recommend(len(train_data), classes, measured.score)
 
 
 def _adjusted(plan: TransferPlan, config: TrainConfig) -> TransferPlan:

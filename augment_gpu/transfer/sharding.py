@@ -15,10 +15,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 
-def shard(model: nn.Module) -> None:
-    """In place: each block of the model is gathered for its own computation alone."""
-    device = next(model.parameters()).device.type
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+def shard(model: nn.Module, device: torch.device) -> None:
+    """In place, and to `device`: each block of the model is gathered for its own computation alone."""
+    model.to(memory_format=torch.contiguous_format)  # fully_shard takes no other
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -40,12 +40,12 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
             setup = set_up(data, config, output, ranks, device=device, stored=stored, initial=not goes_on)
             try:
                 return _run(setup, goes_on=goes_on)
-            except DivergedError as error:
-                kept = f"; {last} is from before that, and is kept" if last.exists() else ""
-                raise DivergedError(f"{error}{kept}") from error
-            except BaseException:
-                if ranks.leads and not resume and output.exists() and not last.exists():
+            except BaseException as error:
+                kept = last.exists()
+                if ranks.leads and not resume and output.exists() and not kept:
                     shutil.rmtree(output)
+                if isinstance(error, DivergedError) and kept:
+                    raise DivergedError(f"{error}; {last} is from before that, and is kept") from error
                 raise
 
 

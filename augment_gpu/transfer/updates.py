@@ -26,7 +26,7 @@ class DivergedError(ValueError):
 class Updates:
     """The model, its optimizer, schedule and moving average; `step` takes them one step further.
 
-    model: on its device. schedule: the factor of each learning rate at each step. class_weights: (classes,) of the
+    model: on `device`, but where it is yet to be shared out to several. schedule: the factor of each learning rate at each step. class_weights: (classes,) of the
     loss, or None. The rest is as `config` and `plan` say. On several ranks gradients are averaged over all images of
     the step, however they are shared out.
     """
@@ -38,18 +38,19 @@ class Updates:
         config: TrainConfig,
         schedule: Callable[[int], float],
         *,
+        device: torch.device,
         ranks: Ranks,
         class_weights: torch.Tensor | None = None,
     ) -> None:
         self.plan, self.config, self.ranks = plan, config, ranks
-        self.device = next(model.parameters()).device
+        self.device = device
         self.class_weights = class_weights
         freeze(model, plan.layers)
         self.model = model
         if config.fsdp:
             from augment_gpu.transfer.sharding import shard
 
-            shard(model)
+            shard(model, device)
         self.optimizer = make_optimizer(model, plan, config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.average = _moving_average(model, config.ema) if config.ema else None
