@@ -79,22 +79,25 @@ class Predictor:
 def open_loader(
     predictor: Predictor, *, batch_size: int, device: torch.device | str | None, workers: int | None
 ) -> Loader:
-    """Of the predictor's dataset, in its order, leaving out what cannot be read. device: None is where the model
-    lies; a module is moved to another."""
-    model = predictor.tta.model
-    if isinstance(model, nn.Module):
-        if device is not None:
-            model.to(device)
-        device = next((parameter.device for parameter in model.parameters()), device)
+    """Of the predictor's dataset, in its order, leaving out what cannot be read. device: see placed."""
     return Loader(
         predictor.dataset,
         batch_size,
         predictor,
-        device=device or "cpu",
+        device=placed(predictor.tta.model, device),
         shuffle=False,
         on_error="skip",
         workers=workers,
     )
+
+
+def placed(model: Model, device: torch.device | str | None) -> torch.device | str:
+    """Where the model is to work: None is where it lies; a module is moved to another device."""
+    if isinstance(model, nn.Module):
+        if device is not None:
+            model.to(device)
+        device = next((parameter.device for parameter in model.parameters()), device)
+    return device or "cpu"
 
 
 def progress_bar() -> Progress:

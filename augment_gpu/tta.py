@@ -100,7 +100,7 @@ class TTA:
     def __call__(self, batch: Images, *, names: Sequence[str] | None = None) -> torch.Tensor:
         """names: of the images, for the message about those whose outputs are not finite; None: their places."""
         half = self.dtype != torch.float32
-        with torch.inference_mode(), _evaluating(self.model):
+        with torch.inference_mode(), evaluating(self.model):
             images = self._on_device(batch)
             predict = self._over_whole_images if self.fully_convolutional else self._over_crops
             # Where the views are float32, a caller's own autocast stays as it is.
@@ -222,7 +222,7 @@ def _check_finite(finite: torch.Tensor, names: Sequence[str] | None) -> None:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """The model in evaluation mode, and as it was afterwards, module by module."""
     training = (
         [module for module in model.modules() if getattr(module, "training", False)]

@@ -31,8 +31,7 @@ def sample_dataset(root: str | os.PathLike[str] | None = None, *, per_class: int
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; it must be at least 1")
     if root is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        root = cache / "augment_gpu" / f"sample-v{_VERSION}-{per_class}-{seed}"
+        root = user_cache() / f"sample-v{_VERSION}-{per_class}-{seed}"
     root = Path(root)
     about = json.dumps({"augment_gpu sample": _VERSION, "per_class": per_class, "seed": seed})
     if _finished(root, about):
@@ -52,6 +51,11 @@ def sample_dataset(root: str | os.PathLike[str] | None = None, *, per_class: int
             if not _finished(root, about):
                 raise
     return root
+
+
+def user_cache() -> Path:
+    """The folder for what this package makes and can make again: in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "augment_gpu"
 
 
 def draw_sample(label: int, number: int, *, seed: int = 0) -> np.ndarray:
