@@ -20,7 +20,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from augment_gpu.transfer.similarity import Similarity, measure_similarity
 from common import machine, save
 
 from augment_gpu.data import ImageFolder
@@ -28,6 +27,7 @@ from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.compare import Outcome, by_strategy, compare, comparison_table, scratch_sentences
 from augment_gpu.transfer.model import create_model, normalization
 from augment_gpu.transfer.plan import TransferPlan, recommend
+from augment_gpu.transfer.similarity import Similarity, measure_similarity
 from augment_gpu.transfer.train import train
 
 KIND = "transfer-study"

@@ -4,7 +4,7 @@ Both take features that are standardised, each by its mean and standard deviatio
 heads that take them raw: the standardisation is part of the first layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -201,7 +201,17 @@ def fit_mlp(
             optimizer.step()
             schedule.step()
     first = _unscaled(first.weight.detach().double(), first.bias.detach().double(), scaling)
-    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last).eval()
+    return _mlp(first, dropout, last).eval()
+
+
+def mlp_like(weights: Mapping[str, torch.Tensor], name: str) -> nn.Sequential:
+    """A head of the form that fit_mlp gives, to load `weights` into, where it goes by `name`."""
+    (hidden, inputs), outputs = weights[f"{name}.0.weight"].shape, len(weights[f"{name}.3.weight"])
+    return _mlp(nn.Linear(inputs, hidden), 0.0, nn.Linear(hidden, outputs))
+
+
+def _mlp(first: nn.Linear, dropout: float, last: nn.Linear) -> nn.Sequential:
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
 
 
 def _layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:

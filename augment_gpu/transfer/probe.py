@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -28,6 +29,7 @@ def fit_head(setup: Setup) -> list[dict[str, Any]]:
         )
     clock = time.perf_counter()
     features, head = _fitted(setup)
+    train_loss = _loss(head, features)
     set_head(setup.model, head)
     seconds = time.perf_counter() - clock
     with progress_bar() as progress:
@@ -45,7 +47,7 @@ def fit_head(setup: Setup) -> list[dict[str, Any]]:
     row = {
         "epoch": 0,
         "lr": setup.plan.lr,
-        "train_loss": _loss(head, features),
+        "train_loss": train_loss,
         "images": images,
         "steps": 0,
         "images_per_second": images / seconds,
@@ -104,11 +106,10 @@ def _fitted(setup: Setup) -> tuple[Features, nn.Module]:
 @torch.no_grad()
 def _loss(head: nn.Module, features: Features) -> float:
     """The mean cross-entropy over all views."""
-    head = head.cpu().eval()
     values = features.values.reshape(-1, features.values.shape[2])
     labels = torch.from_numpy(features.labels).repeat_interleave(features.values.shape[1])
     total = 0.0
     for start in range(0, len(values), _CHUNK):
-        logits = head(torch.from_numpy(values[start : start + _CHUNK]).float())
+        logits = head(torch.from_numpy(values[start : start + _CHUNK].astype(np.float32)))
         total += F.cross_entropy(logits, labels[start : start + _CHUNK], reduction="sum").item()
     return total / len(values)

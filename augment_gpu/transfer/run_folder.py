@@ -13,6 +13,7 @@ from augment_gpu.data.sources import Dataset
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json
 from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.transfer.heads import mlp_like
 from augment_gpu.transfer.model import classifier, create_model, set_head
 from augment_gpu.transfer.setup import is_split, open_data
 

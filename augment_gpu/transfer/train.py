@@ -11,6 +11,8 @@ from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_jso
 from augment_gpu.transfer.config import FREE, TrainConfig
 from augment_gpu.transfer.distributed import Ranks, joined_ranks
 from augment_gpu.transfer.lr_finder import find_lr
+from augment_gpu.transfer.probe import fit_head, probe_first
+from augment_gpu.transfer.report import write_report
 from augment_gpu.transfer.run import Run
 from augment_gpu.transfer.setup import Setup, set_up, with_lr
 from augment_gpu.transfer.tensorboard import require_tensorboard
@@ -50,9 +52,6 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
 
 
 def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
-    from augment_gpu.transfer.probe import fit_head, probe_first
-    from augment_gpu.transfer.report import write_report
-
     last = setup.output / "last.pt"
     if goes_on and setup.plan.frozen_features:  # it was saved when it was finished
         return load_checkpoint(last)["metrics"]

@@ -26,9 +26,9 @@ class DivergedError(ValueError):
 class Updates:
     """The model, its optimizer, schedule and moving average; `step` takes them one step further.
 
-    model: on `device`, but where it is yet to be shared out to several. schedule: the factor of each learning rate at each step. class_weights: (classes,) of the
-    loss, or None. The rest is as `config` and `plan` say. On several ranks gradients are averaged over all images of
-    the step, however they are shared out.
+    model: on `device`, unless it is yet to be shared out to several. schedule: the factor of each learning rate at each
+    step. class_weights: (classes,) of the loss, or None. The rest is as `config` and `plan` say. On several ranks
+    gradients are averaged over all images of the step, however they are shared out.
     """
 
     def __init__(
