@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train a timm model on a folder of images"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained model on labelled images"))
     _add_predict(commands.add_parser("predict", help="print what a trained model sees in images"))
+    _add_features(commands.add_parser("features", help="write what a network makes of images, for use elsewhere"))
     _add_preview(commands.add_parser("preview", help="write a picture of what a recipe does"))
     _add_compare(commands.add_parser("compare", help="train by every strategy, and show what each is worth"))
     information = commands.add_parser("info", help="print devices, versions, and which path each op takes")
@@ -334,6 +335,60 @@ def _deliver(
         verdict.append(f"{len(unreadable)} of {total} images could not be read")
     if verdict:
         raise ValueError("; ".join(verdict))
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    default = TrainConfig()
+    parser.set_defaults(run=_features)
+    parser.add_argument(
+        "data", nargs="?", help="root/<class>/<image>, or a folder whose train/ is of that layout; none: the sample"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="new folder: features.npy, .csv and .json")
+    parser.add_argument("--model", default=default.model, help=f"a timm model ({default.model})")
+    parser.add_argument("--weights", metavar="FILE", help="local weights: .safetensors, or a torch checkpoint")
+    parser.add_argument(
+        "--scratch", action="store_true", help="random weights; else timm's pretrained ones are fetched"
+    )
+    parser.add_argument("--views", type=int, default=0, help="augmented copies of an image (0, the evaluation view)")
+    parser.add_argument("--size", type=int, default=default.size, help=f"side of the network's input ({default.size})")
+    parser.add_argument("--seed", type=int, default=default.seed, help=f"({default.seed})")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
+    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images read together ({BATCH_SIZE})")
+    parser.add_argument("--on-error", choices=("raise", "skip"), default=default.on_error, help="at an unreadable "
+                        f"image ({default.on_error})")  # fmt: skip
+    parser.add_argument("--recipe", metavar="FILE", help="JSON with fields of Recipe that the views are to use")
+
+
+def _features(given: dict[str, Any]) -> None:
+    import torch
+
+    from augment_gpu.data.sample import sample_dataset
+    from augment_gpu.data.sources import ImageFolder
+    from augment_gpu.recipe import Recipe
+    from augment_gpu.transfer.features import export_features
+    from augment_gpu.transfer.model import create_model, normalization
+
+    output, size = given["output"], given["size"]
+    _check_outputs(given, "output")
+    device = usable_device(given["device"])
+    changed = _read_recipe(given["recipe"]) if given["recipe"] else {}
+    root = Path(given["data"] or sample_dataset())
+    dataset = ImageFolder(root / "train" if is_split(root) else root)
+    with torch.random.fork_rng():
+        torch.manual_seed(given["seed"])
+        model = create_model(given["model"], len(dataset.classes), weights=given["weights"], scratch=given["scratch"])
+    recipe = Recipe.from_dict({"size": size, "num_classes": len(dataset.classes), **normalization(model), **changed})
+    if recipe.size != size:
+        raise ValueError(f"the recipe has size {recipe.size}, and --size is {size}")
+    options = {name: given[name] for name in ("views", "seed", "batch_size", "workers", "on_error")}
+    features = export_features(
+        output, model, dataset, recipe, dataset.classes, model_name=given["model"], device=device, **options
+    )
+    for path, reason in features.skipped:
+        print(f"skipped {printable(path)}: {printable(reason)}")
+    images, views, width = features.values.shape
+    print(f"wrote {output}: {images} images, {views} {'view' if views == 1 else 'views'} of each, {width} features")
 
 
 def _add_preview(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,7 @@ def extract_features(
 
     The features are kept in `cache` (none: ``$XDG_CACHE_HOME/augment_gpu/features``) under a name that follows from
     the network (model_name, and everything in it but the classifier), recipe, views, seed, the images (see
-    data_fingerprint), and the versions of this package and timm; a second call maps the files and computes nothing.
+    data_fingerprint), and the versions of this package and timm; a second call checks the files' sums and maps them.
     Files are whole or not there; damaged ones are made again. Nothing is ever deleted from there but those.
 
     Raises ValueError where no image can be read, for features that float16 cannot hold, naming the sample, and for a

@@ -72,7 +72,7 @@ def fit_logistic(
     order = np.argsort(fold, kind="stable")
     scaling = _scaling(values)
     x = _standardised(values, order, scaling).to(device)
-    y = torch.from_numpy(np.repeat(labels[order], values.shape[1])).to(device)
+    y = torch.from_numpy(np.repeat(labels[order], values.shape[1]).astype(np.int64)).to(device)
     ends = np.searchsorted(fold[order], np.arange(folds + 1)) * values.shape[1]
     # What a fold holds out lies together, so that what is left is two slices, and nothing is copied.
     held = [slice(first, last) for first, last in pairwise(ends) if first < last]
@@ -195,7 +195,7 @@ def fit_mlp(
             # nn.Dropout would draw from the global generator
             kept = torch.rand(len(batch), hidden, generator=generator) >= dropout
             inner = F.relu(first((x - mean) / std)) * (kept / (1 - dropout)).to(device)
-            loss = F.cross_entropy(last(inner), torch.from_numpy(labels[batch]).to(device))
+            loss = F.cross_entropy(last(inner), torch.from_numpy(labels[batch].astype(np.int64)).to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

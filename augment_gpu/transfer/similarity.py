@@ -77,7 +77,7 @@ def measure_similarity(
     values, labels = features.values[several, 0], features.labels[several]
     classes = len(np.unique(labels))
     if classes < 2:
-        raise ValueError(f"{classes} classes have two images or more that could be read; at least two are wanted")
+        raise ValueError(f"two classes of at least two images that can be read are wanted; there are {classes}")
     return Similarity(
         knn=knn_accuracy(values, labels, k=k, balanced=True),
         chance=1 / classes,
