@@ -69,16 +69,6 @@ def predictions_csv(predictions: Sequence[Prediction]) -> bytes:
     return text.getvalue().encode(errors="surrogateescape")
 
 
-def require_matplotlib() -> None:
-    """Raises ValueError, saying how to get it, where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "a picture needs matplotlib, which is not installed; pip install 'augment_gpu[report]'"
-        ) from error
-
-
 def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
     """A PNG of the confusion matrix: in each cell the count, its colour the share of the true class's images."""
     from matplotlib.figure import Figure
