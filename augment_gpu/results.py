@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -109,7 +110,9 @@ def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
             )  # fmt: skip
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("share of the true class")
-    figure.savefig(file, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a character that matplotlib's font lacks becomes a box
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _table(*columns: str) -> Table:
