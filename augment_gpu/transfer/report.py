@@ -110,8 +110,8 @@ def _described(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict
         isinstance(description.get(name), dict) for name in ("config", "recipe")
     ):
         raise ValueError(f"{path} is not the description of a run; config and recipe are wanted")
-    if not isinstance(description["config"].get("model"), str):
-        raise ValueError(f"{path} names no model")
+    if not isinstance(description["config"].get("model"), str) or not isinstance(description.get("data"), str | None):
+        raise ValueError(f"{path} is not the description of a run; the name of a model and the path of data are wanted")
     path = folder / "metrics.jsonl"
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -282,7 +282,7 @@ def _settings(description: Mapping[str, Any]) -> str:
 
 
 def _data_name(data: str | None) -> str:
-    return "the built-in sample" if data is None else os.path.basename(data)
+    return "the built-in sample" if data is None else os.path.basename(data) or data
 
 
 def _is_share(name: str) -> bool:
