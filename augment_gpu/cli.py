@@ -222,16 +222,14 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 def _evaluate(given: dict[str, Any]) -> None:
     from augment_gpu.data.sources import Dataset, ImageFolder
     from augment_gpu.evaluate import evaluate
-    from augment_gpu.results import print_evaluation, require_matplotlib, save_confusion
+    from augment_gpu.results import print_evaluation, save_confusion
     from augment_gpu.transfer.checkpoint import json_bytes
     from augment_gpu.transfer.run_folder import load_run, validation_split
 
     json_path, picture = given["json"], given["picture"]
     _check_outputs(given, "json", "picture")
-    if picture is not None:
-        if picture.suffix.lower() != ".png":
-            raise ValueError(f"--picture is {picture}; its name must end in .png")
-        require_matplotlib()
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise ValueError(f"--picture is {picture}; its name must end in .png")
     options = _view_options(given)
     run = load_run(given["folder"], given["checkpoint"])
     root = Path(given["data"])

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +100,14 @@ def evaluate(
     max_views: int = MAX_VIEWS,
     device: torch.device | str | None = None,
     workers: int | None = None,
+    seen: Callable[[np.ndarray, torch.Tensor, torch.Tensor], object] | None = None,
 ) -> Evaluation:
     """Evaluates the mean probabilities over the views that `tta` names, on every image that can be read.
 
     model: gives (V, len(classes)) logits. recipe: says how an image is seen; with tta="none" as Stage sees it in
     evaluation mode. dataset: its labels are positions in `classes`, some of which may have no image. See
-    tta_for for tta, TTA for max_views, open_loader for device.
+    tta_for for tta, TTA for max_views, open_loader for device. seen: called for each batch with what the figures are
+    made of: (B,) positions in the dataset, (B, classes) probabilities, (B,) labels, the latter two on the CPU.
 
     The cost is measured when all images have been read and evaluated, on the first three batches, or as many as there
     are, which are kept on the device until then. All views of them have been through the model; one crop of each goes
@@ -149,6 +151,8 @@ def evaluate(
         # A probability may have underflowed to 0, whose logarithm no mean survives.
         surprise -= of_truth.clamp_min(torch.finfo(torch.float32).tiny).log().sum().item()
         images += len(labels)
+        if seen is not None:
+            seen(predictor.index, probabilities, labels)
     seconds = time.perf_counter() - clock
     if images == 0:
         raise ValueError(f"none of {len(dataset)} images could be read; the first: {': '.join(loader.skipped[0])}")

@@ -59,6 +59,7 @@ def tta_for(model: Model, recipe: Recipe, mode: Mode, *, num_classes: int, max_v
 class Predictor:
     """Takes a stage's place in a Loader, which then yields (B, classes) probabilities in place of pictures.
 
+    index: positions in the dataset of the batch that was yielded last, without the samples that could not be read.
     Raises ValueError for probabilities that are not finite, naming the samples.
     """
 
@@ -69,10 +70,12 @@ class Predictor:
         self.tta = tta
         self.recipe = recipe
         self.dataset = dataset
+        self.index = np.zeros(0, dtype=np.int64)
 
     def __call__(
         self, images: RaggedBatch, labels: torch.Tensor, *, index: np.ndarray, epoch: int, mix: MixParams | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.index = index
         return self.tta(images, names=[sample_name(self.dataset, int(i)) for i in index]), labels
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -69,16 +70,6 @@ def predictions_csv(predictions: Sequence[Prediction]) -> bytes:
     return text.getvalue().encode(errors="surrogateescape")
 
 
-def require_matplotlib() -> None:
-    """Raises ValueError, saying how to get it, where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "a picture needs matplotlib, which is not installed; pip install 'augment_gpu[report]'"
-        ) from error
-
-
 def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
     """A PNG of the confusion matrix: in each cell the count, its colour the share of the true class's images."""
     from matplotlib.figure import Figure
@@ -119,7 +110,9 @@ def save_confusion(evaluation: Evaluation, file: BinaryIO) -> None:
             )  # fmt: skip
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("share of the true class")
-    figure.savefig(file, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a character that matplotlib's font lacks becomes a box
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _table(*columns: str) -> Table:

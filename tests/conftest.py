@@ -1,9 +1,11 @@
 """Shared images, and the device on which the Triton kernels run: a GPU where there is one, else Triton's
 interpreter."""
 
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,11 @@ def noise() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
+def untrained_run() -> Callable[..., Path]:
+    return _untrained_run
+
+
+@pytest.fixture(scope="session")
 def photo() -> Callable[..., np.ndarray]:
     return _photo
 
@@ -110,3 +117,32 @@ def _photo(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndar
         disc = 1 / (1 + np.exp((np.hypot(x - 0.4, y - 0.35) - 0.2) * 60))
         planes.append(128 + a * x + b * y + 20 * np.sin(9 * x + phase) + texture[4:-4, 4:-4] + 40 * disc)
     return np.clip(np.stack(planes, axis=2), 20, 235).round().astype(np.uint8)
+
+
+def _untrained_run(
+    folder: Path,
+    classes: Sequence[str],
+    *,
+    model: str = "test_resnet",
+    rows: Sequence[dict[str, Any]] = (),
+    **recipe: Any,
+) -> Path:
+    """A run's folder as training writes it, but for the weights, which are random. rows: of metrics.jsonl, of which the
+    last is the best."""
+    from augment_gpu.recipe import Recipe
+    from augment_gpu.transfer.checkpoint import save_checkpoint, save_json
+    from augment_gpu.transfer.model import create_model
+
+    folder.mkdir()
+    rows = rows or [{"epoch": 0, "lr": 0.1, "train_loss": 2.0, "val_loss": 1.5, "val_top1": 0.25}]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = create_model(model, len(classes), scratch=True).state_dict()
+    fields = Recipe(**{"size": 32, "num_classes": len(classes), **recipe}).to_dict()
+    described = {"classes": list(classes), "recipe": fields}
+    config = {"model": model, "scratch": True, "seed": 0, "val_fraction": 0.2}
+    save_json(folder / "config.json", {"data": "/data/photos", "config": config, **described, "torch": "2"})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_checkpoint(folder / "best.pt", {"model_name": model, "model": state, **described, "metrics": rows[-1]})
+    save_checkpoint(folder / "last.pt", {"model_name": model, "model": state, "metrics": list(rows)})
+    return folder

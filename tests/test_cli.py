@@ -291,12 +291,6 @@ def test_bad_options_of_evaluate_are_named(run, photos, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_without_matplotlib_says_how_to_get_it(run, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert evaluate(run, photos, "--picture", str(tmp_path / "a.png")) == 1
-    assert "pip install 'augment_gpu[report]'" in capsys.readouterr().err
-
-
 def predict(run, *options):
     return main(["predict", str(run), *map(str, options), "--device", "cpu"])
 

@@ -201,6 +201,21 @@ def test_an_unreadable_image_is_reported_and_the_others_count(folder: Path) -> N
     assert (result.images, result.confusion, result.nll) == (5, whole.confusion, pytest.approx(whole.nll))
 
 
+def test_each_prediction_can_be_seen_with_its_place(folder: Path) -> None:
+    (folder / "red" / "a.png").write_bytes(b"no picture")  # the last of red
+    places, probabilities, labels = [], [], []
+
+    def seen(*batch: Any) -> None:
+        for kept, part in zip((places, probabilities, labels), batch, strict=True):
+            kept.extend(part.tolist())
+
+    evaluated(folder, tta="flip", seen=seen)
+    assert places == [0, 1, 2, 4, 5]
+    assert labels == [0, 0, 0, 1, 1]
+    known = known_probabilities([colour for _, colour in PICTURES])[[2, 3, 4, 0, 1]]
+    np.testing.assert_allclose(probabilities, known, atol=1e-5)
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "a.png").write_bytes(b"no picture")
