@@ -3,6 +3,7 @@ interpreter."""
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def kernel_device(monkeypatch: pytest.MonkeyPatch) -> str:
 def device(request: pytest.FixtureRequest) -> str:
     """Runs a test twice: on the CPU's plain torch path, and through the Triton kernel."""
     return "cpu" if request.param == "torch" else request.getfixturevalue("kernel_device")
+
+
+@pytest.fixture(scope="module")
+def benchmarks_importable() -> Iterator[None]:
+    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+        yield
 
 
 @pytest.fixture

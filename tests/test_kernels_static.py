@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ pytest.importorskip("triton")
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "python benchmarks/static_figures.py"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_importable() -> Iterator[None]:
-    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 @pytest.fixture(scope="module")
