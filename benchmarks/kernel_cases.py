@@ -79,8 +79,8 @@ def record(call: Call, target: GPUTarget) -> Launch:
                 stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
         for op in ("crop", "cutout", "mix"):
             stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
-        # The lists of paths are this target's, and not those that an earlier call left.
         stack.enter_context(patch.object(crop_kernel, "HIP", target.backend == "hip"))
+        # Not the one that is remembered from an earlier call, maybe for another target.
         stack.enter_context(patch.object(crop_plan, "_path_table", crop_plan._path_table.__wrapped__))
         call()
     (launch,) = launches
