@@ -9,6 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
+
+from augment_gpu.ops.path import DeviceError
 from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
 from augment_gpu.results import printable
 from augment_gpu.transfer.config import TrainConfig, usable_device
@@ -43,10 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         return _failed(f"error: {error}", 1)
     except (RuntimeError, MemoryError) as error:
-        # torch's, of a device, its memory, or a kernel: its first line says what happened, the others how to debug it.
+        if not _is_of_the_machine(error):
+            raise  # a mistake of this package, whose traceback says where
+        # The first line says what happened, the others how to debug it.
         reason = (str(error).strip().splitlines() or ["no more is known"])[0]
         return _failed(f"error: {type(error).__name__}: {reason}", 1)
     return 0
+
+
+def _is_of_the_machine(error: RuntimeError | MemoryError) -> bool:
+    """Whether a device, its driver or the memory failed. torch has types for some of that, for the rest only words."""
+    if isinstance(error, MemoryError | DeviceError | torch.OutOfMemoryError | torch.AcceleratorError):
+        return True
+    return any(words in str(error) for words in ("CUDA error", "cuDNN error", "DefaultCPUAllocator"))
 
 
 def _failed(message: str, status: int) -> int:

@@ -5,7 +5,7 @@
 DATA: root/<class>/<image> (default: the built-in sample). Beside torchvision v2, Kornia, albumentations and DALI (see
 cpu_rivals.py); what is not installed is named as absent. Everything is measured with one thread; with one thread and
 glibc told to keep freed memory, since much of what a reused buffer wins is page faults that others pay; and with two
-threads. Prints a table of ratios and writes results/cpu-<date>.json.
+threads. Prints a table of ratios and writes results/cpu-<machine>-<date>.json.
 """
 
 import argparse

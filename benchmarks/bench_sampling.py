@@ -2,7 +2,7 @@
 
     python benchmarks/bench_sampling.py
 
-One core. Prints a table, and writes results/sampling-<date>.json.
+One core. Prints a table, and writes results/sampling-<machine>-<date>.json.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/bench_tta.py [DATA] [--model resnet18] [--device cpu]
 
 DATA: root/<class>/<image> (default: the built-in sample). Fifty views an image (ten crops at five scales), 224 × 224.
-Prints two tables and writes results/tta-<date>.json: the time of the views as a share of the model's forward pass over
-them, paired; and the peak memory of a prediction for several `max_views` and several numbers of views, each in a
-process of its own. On a CPU that is the growth of the resident set over that of a prediction of one view, on a GPU what
-torch allocated beside the model.
+Prints two tables and writes results/tta-<machine>-<date>.json: the time of the views as a share of the model's forward
+pass over them, paired; and the peak memory of a prediction for several `max_views` and several numbers of views, each
+in a process of its own. On a CPU that is the growth of the resident set over that of a prediction of one view, on a GPU
+what torch allocated beside the model.
 """
 
 import argparse

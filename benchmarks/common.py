@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -49,10 +50,19 @@ def machine() -> dict[str, Any]:
 
 
 def save(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Writes results/<name>-<date>.json."""
-    path = folder / f"{name}-{date.today().isoformat()}.json"
+    """Writes results/<name>-<machine>-<date>.json; without the name where it is empty. result["machine"]: from
+    machine()."""
+    words = [name, slug(result["machine"]), date.today().isoformat()]
+    path = folder / f"{'-'.join(filter(None, words))}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
+
+
+def slug(found: Mapping[str, Any]) -> str:
+    """A machine's GPU, or else its processor, as part of a file's name: "NVIDIA H200" becomes nvidia-h200, and
+    "Intel(R) Xeon(R) Processor @ 2.60GHz" intel-xeon."""
+    name = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", (found["gpu"] or found["processor"]).lower())
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
 def _processor() -> str:

@@ -22,6 +22,23 @@ def ratio_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def measured(found: dict[str, Any]) -> int:
+    """How many ratios there are, of all conditions."""
+    return sum(len(column["ratio"]) for column in found["conditions"].values())
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What another machine than the table's found of torchvision."""
+    names = "torchvision v2", "torchvision v2, our output channels_last"
+    one, kept = (found["conditions"][name]["ratio"] for name in ("one thread", "one thread, memory kept"))
+    times = [f"{column[name]['median']:.2f}" for column in (one, kept) for name in names]
+    return (
+        f"On {found['machine']['processor']}, {found['date']}, one thread, {names[0]} took {times[0]} times as long as "
+        f"augment_gpu, and {times[1]} times as long with our output channels_last; with memory kept {times[2]} and "
+        f"{times[3]} times"
+    )
+
+
 def _cell(column: dict[str, Any], name: str) -> str:
     if name in column["absent"]:
         return "absent"

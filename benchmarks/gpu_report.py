@@ -9,7 +9,6 @@ Exits with 1 where a test failed or a measurement of augment_gpu itself raised.
 """
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -140,11 +139,6 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def slug(name: str) -> str:
-    """A device's name as part of a file's name: "NVIDIA H200" becomes nvidia-h200."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def failures(found: dict[str, Any]) -> Iterable[str]:
     """Why the run counts as failed. What only lasted too long is no failure, and stands in the report as such: most of
     the tests' time goes into compiling some fifty variants of the kernels, which the next run finds in Triton's
@@ -168,9 +162,8 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no NVIDIA GPU is visible here; --device cpu --quick makes a dry run")
     found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests)
-    name = slug(found["machine"]["device"]["name"]) + ("-dry-run" if found["dry_run"] else "")
     options.output.mkdir(parents=True, exist_ok=True)
-    path = save(name, found, options.output)
+    path = save("dry-run" if found["dry_run"] else "", found, options.output)
     table = markdown(found)
     path.with_suffix(".md").write_text(table)
     plot(found, path.with_suffix(".png"))

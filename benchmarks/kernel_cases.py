@@ -20,6 +20,7 @@ import augment_gpu as ag
 from augment_gpu.kernels import crop as crop_kernel
 from augment_gpu.kernels import cutout as cutout_kernel
 from augment_gpu.kernels import mix as mix_kernel
+from augment_gpu.ops import crop_plan
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),  # A100
@@ -57,8 +58,8 @@ class Launch:
         return replace(self, arguments=self.arguments | arguments)
 
 
-def record(call: Call) -> Launch:
-    """The one Triton launch that `call` makes with CPU tensors; nothing is computed."""
+def record(call: Call, target: GPUTarget) -> Launch:
+    """The one Triton launch that `call` makes with CPU tensors, as it would be on this GPU; nothing is computed."""
     launches: list[Launch] = []
 
     def recorder(kernel: Any) -> Any:
@@ -78,13 +79,12 @@ def record(call: Call) -> Launch:
                 stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
         for op in ("crop", "cutout", "mix"):
             stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
+        stack.enter_context(patch.object(crop_kernel, "HIP", target.backend == "hip"))
+        # Not the one that is remembered from an earlier call, maybe for another target.
+        stack.enter_context(patch.object(crop_plan, "_path_table", crop_plan._path_table.__wrapped__))
         call()
     (launch,) = launches
-    return launch
-
-
-def on(launch: Launch, target: GPUTarget) -> Launch:
-    """As the launcher would have launched it on this GPU: the crop kernel has a column of a strip for each lane."""
+    # The crop kernel has a column of a strip for each lane, which the launcher's default says of this machine's GPU.
     return launch.changed(COLUMNS=target.warp_size) if "COLUMNS" in launch.arguments else launch
 
 
@@ -160,37 +160,32 @@ def _pictures(channels: int, dtype: torch.dtype, channels_last: bool) -> torch.T
     return torch.zeros(2, channels, SIZE, SIZE, dtype=dtype).contiguous(memory_format=memory_format)
 
 
-def variants() -> dict[str, tuple[Call, tuple[str, ...]]]:
-    """What the recipes use, and of every other option one case: each a call, and the targets to compile it for: all but
-    for float images of 4 channels by the cubic, of which 24 registers spill on gfx942."""
-    everywhere = tuple(TARGETS)
-    nvidia = tuple(target for target in everywhere if target.startswith("sm_"))
+def variants() -> dict[str, Call]:
+    """What the recipes use, and of every other option one case, by name; among them those that take most registers."""
     cases = {
-        f"crop, {interpolation}, {channels} channels": (
-            crop(channels, interpolation=interpolation, dtype=BRAIN, channels_last=True),
-            everywhere,
+        f"crop, {interpolation}, {channels} channels": crop(
+            channels, interpolation=interpolation, dtype=BRAIN, channels_last=True
         )
         for interpolation in ("nearest", "bilinear", "bicubic")
         for channels in (1, 3, 4)
     }
-    floats = crop(4, interpolation="bicubic", dense=True, pixels=SINGLE, dtype=SINGLE)
-    color = np.full((3, 4), 0.25)
+    mixed, mixed_rgba = np.full((3, 4), 0.25), np.full((4, 5), 0.25)
+    floats = {"interpolation": "bicubic", "dense": True, "pixels": SINGLE, "dtype": SINGLE}
     return cases | {
-        "crop, bilinear, image taps, no antialias, float16": (
-            crop(taps="image", antialias=False, dtype=HALF),
-            everywhere,
-        ),
-        "crop, bilinear, colours mixed": (crop(color=color, dtype=BRAIN, channels_last=True), everywhere),
-        "crop, bilinear, dense bytes": (crop(dense=True, dtype=BRAIN, channels_last=True), everywhere),
-        "crop, bicubic, 4 channels, float32": (crop(4, interpolation="bicubic", dtype=SINGLE), everywhere),
-        "crop, bicubic, 4 channels, dense floats": (floats, nvidia),
-        "cutout, float16": (cutout(dtype=HALF), everywhere),
-        "cutout, float32, contiguous": (cutout(dtype=SINGLE, channels_last=False), everywhere),
-        "cutout, noise, bfloat16": (cutout(fill="noise", dtype=BRAIN), everywhere),
-        "cutout, noise, 4 channels, float32": (cutout(4, fill="noise", dtype=SINGLE, channels_last=False), everywhere),
-        "mixup, bfloat16": (mix("mixup", dtype=BRAIN), everywhere),
-        "mixup, float32": (mix("mixup", dtype=SINGLE), everywhere),
-        "cutmix, bfloat16": (mix("cutmix", dtype=BRAIN), everywhere),
-        "cutmix, float32, contiguous": (mix("cutmix", dtype=SINGLE, channels_last=False), everywhere),
-        "mix_targets": (mix_targets(), everywhere),
+        "crop, bilinear, image taps, no antialias, float16": crop(taps="image", antialias=False, dtype=HALF),
+        "crop, bilinear, colours mixed": crop(color=mixed, dtype=BRAIN, channels_last=True),
+        "crop, bilinear, 4 channels, colours mixed, float32": crop(4, color=mixed_rgba, dtype=SINGLE),
+        "crop, bilinear, dense bytes": crop(dense=True, dtype=BRAIN, channels_last=True),
+        "crop, bicubic, 4 channels, float32": crop(4, interpolation="bicubic", dtype=SINGLE),
+        "crop, bicubic, 4 channels, dense floats": crop(4, **floats),
+        "crop, bicubic, 4 channels, dense floats, colours mixed": crop(4, color=mixed_rgba, **floats),
+        "cutout, float16": cutout(dtype=HALF),
+        "cutout, float32, contiguous": cutout(dtype=SINGLE, channels_last=False),
+        "cutout, noise, bfloat16": cutout(fill="noise", dtype=BRAIN),
+        "cutout, noise, 4 channels, float32": cutout(4, fill="noise", dtype=SINGLE, channels_last=False),
+        "mixup, bfloat16": mix("mixup", dtype=BRAIN),
+        "mixup, float32": mix("mixup", dtype=SINGLE),
+        "cutmix, bfloat16": mix("cutmix", dtype=BRAIN),
+        "cutmix, float32, contiguous": mix("cutmix", dtype=SINGLE, channels_last=False),
+        "mix_targets": mix_targets(),
     }

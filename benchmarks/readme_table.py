@@ -7,13 +7,14 @@ python benchmarks/readme_table.py --check    # changes nothing; exits with 1 whe
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from bench_tta import KIND as COST_KIND
-from common import RESULTS
+from common import RESULTS, slug
 from cpu_table import KIND as CPU_KIND
-from cpu_table import ratio_table
+from cpu_table import measured, ratio_table, sentence
 from gpu_table import Report, crop_table, device_name, host_table, op_table, rival_table, training_table
 from tta_study import KIND as TTA_KIND
 from tta_study import table as study_table
@@ -35,12 +36,18 @@ NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` meas
 def newest_result(folder: Path, kind: str = "gpu-report") -> Path | None:
     """The file of this kind with the latest date; of several with that date, the last by name. Dry runs and other
     benchmarks' files do not count."""
+    return next(iter(newest_results(folder, kind)), None)
+
+
+def newest_results(folder: Path, kind: str) -> list[Path]:
+    """Of each machine the newest file of this kind; the newest of them first."""
     results = []
     for path in folder.glob("*.json"):
         found = json.loads(path.read_text())
         if isinstance(found, dict) and found.get("kind") == kind and not found.get("dry_run"):
-            results.append((found["date"], path.name, path))
-    return max(results)[2] if results else None
+            results.append((found["date"], path.name, path, slug(found["machine"])))
+    newest = {machine: path for *_, path, machine in sorted(results)}
+    return [path for *_, path, machine in sorted(results, reverse=True) if newest[machine] == path]
 
 
 def section(path: Path | None) -> str:
@@ -69,11 +76,18 @@ def section(path: Path | None) -> str:
     )
 
 
-def cpu_section(path: Path | None) -> str:
-    """What stands between the markers of bench_cpu.py's figures."""
-    if path is None:
+def cpu_section(paths: list[Path]) -> str:
+    """What stands between the markers of bench_cpu.py's figures: the table of that machine where most was measured, a
+    sentence on each of the others."""
+    if not paths:
         return NO_CPU_RESULT
-    found: dict[str, Any] = json.loads(path.read_text())
+    results: dict[Path, dict[str, Any]] = {path: json.loads(path.read_text()) for path in paths}
+    path = max(results, key=lambda path: measured(results[path]))  # of equals the newest, which comes first
+    found = results.pop(path)
+    others = [
+        textwrap.fill(f"{sentence(other)} (`benchmarks/results/{name.name}`).", 120, break_on_hyphens=False)
+        for name, other in results.items()
+    ]
     column = next(iter(found["conditions"].values()))
     packages = {**found["machine"]["packages"], **found["rival_packages"]}
     shown = ("torch", "torchvision", "kornia", "albumentations", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
@@ -96,7 +110,7 @@ def cpu_section(path: Path | None) -> str:
         f"{column['mean_pixels'] / 1e6:.2f} megapixels on average,\n{versions}\n"
         f"(`make bench DATA=photos`; raw figures in `benchmarks/results/{path.name}`).\n"
     )
-    return heading + "\n".join(filter(None, notes)) + "\n\n" + ratio_table(found)
+    return "\n\n".join([heading + "\n".join(filter(None, notes)), ratio_table(found), *others])
 
 
 def tta_section(path: Path | None) -> str:
@@ -147,7 +161,7 @@ def main() -> int:
     options = parser.parse_args()
     before = options.readme.read_text()
     after = inserted(before, section(newest_result(options.results)))
-    after = inserted(after, cpu_section(newest_result(options.results, CPU_KIND)), CPU_MARKERS)
+    after = inserted(after, cpu_section(newest_results(options.results, CPU_KIND)), CPU_MARKERS)
     after = inserted(after, tta_section(newest_result(options.results, TTA_KIND)), TTA_MARKERS)
     after = inserted(after, tta_cost_section(newest_result(options.results, COST_KIND)), COST_MARKERS)
     if options.check:

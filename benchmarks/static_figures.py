@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import triton
-from kernel_cases import BRAIN, SIZE, TARGETS, Call, Launch, crop, on, record, source, variants
+from kernel_cases import BRAIN, SIZE, TARGETS, Call, Launch, crop, record, source, variants
 from machine_code import Instruction, read_amdgcn, read_sass
 from machine_walk import Strip, walk
 from static_table import FIGURES, Figures, Row, compare, load, markdown, save
@@ -138,8 +138,8 @@ def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
 def cases() -> dict[str, Callable[[], Row]]:
     """What gives each row of the table, by a name that a process can be told."""
     jobs: dict[str, Callable[[], Row]] = {}
-    for name, (call, targets) in variants().items():
-        for target in targets:
+    for name, call in variants().items():
+        for target in TARGETS:
             jobs[f"{name} / {target}"] = partial(_program, name, call, target)
     for interpolation, targets in (("nearest", ("sm_90",)), ("bilinear", tuple(TARGETS)), ("bicubic", ("sm_90",))):
         for target in targets:
@@ -149,12 +149,12 @@ def cases() -> dict[str, Callable[[], Row]]:
 
 
 def _program(name: str, call: Call, target: str) -> Row:
-    return {"kernel": name, "target": target} | figures(on(record(call), TARGETS[target]), TARGETS[target])
+    return {"kernel": name, "target": target} | figures(record(call, TARGETS[target]), TARGETS[target])
 
 
 def _pixel(interpolation: str, target: str, scale: float) -> Row:
-    launch = record(crop(scale=scale, interpolation=interpolation, dtype=BRAIN, channels_last=True))
-    found = pixel_figures(on(launch, TARGETS[target]), TARGETS[target])
+    launch = record(crop(scale=scale, interpolation=interpolation, dtype=BRAIN, channels_last=True), TARGETS[target])
+    found = pixel_figures(launch, TARGETS[target])
     return {"filter": interpolation, "target": target, "scale": scale} | found
 
 

@@ -4,7 +4,8 @@
 
 TRAIN, TEST: zip files of pictures, <anything>/<class>/<picture>, such as CIFAR-10 as image files. Takes the first
 --train-images and --test-images of each class, trains a small network on them from random weights, evaluates it on the
-others, prints a table and writes results/tta-study-<date>.json. The defaults take a quarter of an hour on two cores.
+others, prints a table and writes results/tta-study-<machine>-<date>.json. The defaults take a quarter of an hour on two
+cores.
 """
 
 import argparse

@@ -9,19 +9,22 @@ import torch
 import triton
 import triton.language as tl
 
-COLUMNS = 64 if torch.version.hip else 32  # of a program: one a thread, of which a warp of AMD's has 64
+HIP = torch.version.hip is not None
+COLUMNS = 64 if HIP else 32  # of a program: one a thread, of which a warp of AMD's has 64
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
 
 UNROLLED = 16  # taps at the most
+UNROLLED_RGBA_HIP = 8  # of four channels on AMD, whose compiler otherwise keeps registers in memory
 
 
-def paths(reach: int) -> tuple[tuple[bool, int], ...]:
+def paths(reach: int, channels: int) -> tuple[tuple[bool, int], ...]:
     """How a strip may be computed: (shrinks, taps). shrinks: the filter is stretched down the image; else an output row
     is made of 2 · reach source rows. taps: how many across, unrolled; or 0, any number, in groups of four; or -1, any
     number, one by one, where the box is narrower than the window. An image that does not shrink downwards hardly
     shrinks more than twice across: those are left to the groups."""
-    taps = [reach * per_reach for per_reach in (2, 3, 4, 6, 8, 12, 16) if reach * per_reach <= UNROLLED]
+    most = UNROLLED_RGBA_HIP if HIP and channels == 4 else UNROLLED
+    taps = [reach * per_reach for per_reach in (2, 3, 4, 6, 8, 12, 16) if reach * per_reach <= most]
     return (
         *((False, count) for count in (*taps[:3], 0, -1)),
         *((True, count) for count in (*taps, 0, -1)),
@@ -462,7 +465,7 @@ def launch_crop_resize_flip(
             CHANNELS=channels,
             REACH=int(reach),
             DIAGONAL=diagonal,
-            PATHS=paths(int(reach)),
+            PATHS=paths(int(reach), channels),
             COLUMNS=columns,
             ROWS=rows,
             num_warps=NUM_WARPS,

@@ -59,6 +59,14 @@ def device(request: pytest.FixtureRequest) -> str:
     return "cpu" if request.param == "torch" else request.getfixturevalue("kernel_device")
 
 
+@pytest.fixture(scope="module")
+def benchmarks_importable() -> Iterator[None]:
+    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+        yield
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """torch.set_num_threads, undone afterwards. One to begin with: on small pictures more only wait for each other."""

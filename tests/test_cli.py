@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from augment_gpu.cli import main
+from augment_gpu.ops.path import DeviceError
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -468,7 +470,10 @@ def test_control_characters_in_names_are_escaped(run, photos, tmp_path, capsys):
     ("error", "line"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "OutOfMemoryError: CUDA out of"),
-        (RuntimeError("CUDA error: launch failure\nFor debugging"), "RuntimeError: CUDA error: launch failure"),
+        (torch.AcceleratorError("CUDA error: launch failure\nFor debugging"), "AcceleratorError: CUDA error: launch"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED\nmore"), "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "RuntimeError: cuDNN error: CUDNN_STATUS_INTERNAL"),
+        (DeviceError("Card (cuda:0) has no bfloat16"), "DeviceError: Card (cuda:0) has no bfloat16"),
         (MemoryError(), "MemoryError: no more is known"),
     ],
 )
@@ -480,3 +485,17 @@ def test_an_error_of_the_device_is_one_line(run, photos, monkeypatch, capsys, er
     assert evaluate(run, photos) == 1
     (printed,) = capsys.readouterr().err.splitlines()
     assert printed.startswith(f"augment-gpu: error: {line}")
+
+
+def test_memory_that_the_host_lacks_is_one_line(run, photos, monkeypatch, capsys):
+    """torch has no type of its own for this error."""
+    monkeypatch.setattr("augment_gpu.evaluate.evaluate", lambda *_, **options: torch.empty(10**15, dtype=torch.uint8))
+    assert evaluate(run, photos) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"augment-gpu: error: RuntimeError: .*you tried to allocate 1000000000000000 bytes", printed)
+
+
+def test_a_mistake_of_the_package_keeps_its_traceback(run, photos, monkeypatch):
+    monkeypatch.setattr("augment_gpu.evaluate.evaluate", lambda *_, **options: torch.zeros(3) @ torch.zeros(4))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        evaluate(run, photos)

@@ -369,7 +369,7 @@ def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolat
     from augment_gpu.kernels.crop import paths
 
     reach, size = (1, 5) if interpolation == "bilinear" else (2, 5)
-    known = paths(reach)
+    known = paths(reach, channels=3)
     image = noise(31, 190)
     boxes = []
     for shrinks, taps in known:

@@ -1,9 +1,10 @@
 """The GPU report: a dry run of it all on the CPU, and by hand what it computes from what it measured."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,7 @@ import torch
 import augment_gpu as ag
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_importable() -> Iterator[None]:
-    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def found(dry_run: Path) -> dict[str, Any]:
 def test_a_dry_run_cannot_be_taken_for_a_result(dry_run: Path, found: dict[str, Any]) -> None:
     from readme_table import newest_result
 
-    assert dry_run.name == f"cpu-dry-run-{found['date']}.json"
+    assert re.fullmatch(rf"dry-run-[a-z0-9-]+-{found['date']}\.json", dry_run.name)
     assert found["dry_run"]
     assert "dry run" in dry_run.with_suffix(".md").read_text().splitlines()[0]
     assert newest_result(dry_run.parent) is None
@@ -136,13 +130,33 @@ def test_kernels_are_told_from_copies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("NVIDIA H200", "nvidia-h200"), ("Tesla V100-SXM2-16GB", "tesla-v100-sxm2-16gb"), ("GTX (1080)", "gtx-1080")],
+    ("gpu", "processor", "expected"),
+    [
+        ("NVIDIA H200", "AMD EPYC", "nvidia-h200"),
+        ("Tesla V100-SXM2-16GB", "AMD EPYC", "tesla-v100-sxm2-16gb"),
+        (None, "AMD EPYC 9654 96-Core Processor", "amd-epyc-9654-96-core"),
+        (None, "Intel(R) Xeon(R) Processor", "intel-xeon"),
+        (None, "Intel(R) Core(TM) i7-8650U CPU @ 1.90GHz", "intel-core-i7-8650u"),
+    ],
 )
-def test_a_devices_name_becomes_part_of_a_file_name(name: str, expected: str) -> None:
-    from gpu_report import slug
+def test_a_machines_name_becomes_part_of_a_file_name(gpu: str | None, processor: str, expected: str) -> None:
+    from common import slug
 
-    assert slug(name) == expected
+    assert slug({"gpu": gpu, "processor": processor}) == expected
+
+
+def test_machines_do_not_overwrite_each_others_results(tmp_path: Path) -> None:
+    from common import save
+
+    today = f"{date.today()}"
+    for processor in ("AMD EPYC", "Intel(R) Xeon(R) Processor"):
+        save("cpu", {"machine": {"gpu": None, "processor": processor}}, tmp_path)
+    save("", {"machine": {"gpu": "NVIDIA H200", "processor": "AMD EPYC"}}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"cpu-amd-epyc-{today}.json",
+        f"cpu-intel-xeon-{today}.json",
+        f"nvidia-h200-{today}.json",
+    ]
 
 
 def test_outcomes_are_read_from_pytests_last_line() -> None:
@@ -249,6 +263,48 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
     assert "absent: " in text or all("seconds" in row for row in found["rivals"])
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
+
+
+def test_the_cpu_table_is_of_the_machine_with_most_rivals_and_names_the_newest_of_the_others(tmp_path: Path) -> None:
+    from readme_table import cpu_section, newest_results
+
+    ratio = {"median": 2.5, "low": 2.4, "high": 2.6}
+    times = {name: {"median": 0.5} for name in ("augment_gpu channels_last", "augment_gpu contiguous")}
+    packages = dict.fromkeys(("torch", "torchvision", "kornia", "albumentations"), "1.0")
+    packages |= {"nvidia-dali-cuda120": None, "nvidia-dali-cuda130": None}
+
+    def result(processor: str, day: str, faster: float, *rivals: str) -> None:
+        names = "torchvision v2", "torchvision v2, our output channels_last"
+        ratios = dict.fromkeys(names, ratio | {"median": faster}) | dict.fromkeys(rivals, ratio)
+        column = {"images": 8, "mean_pixels": 2e5, "absent": {}, "ratio": ratios, "ms_per_image": times}
+        found = {
+            "kind": "cpu",
+            "date": day,
+            "machine": {"gpu": None, "processor": processor, "packages": packages},
+            "rival_packages": {},
+            "load_average_before": 0.1,
+            "rounds": 3,
+            "rivals": list(ratios),
+            "conditions": dict.fromkeys(("one thread", "one thread, memory kept"), column),
+        }
+        (tmp_path / f"cpu-{processor.lower()}-{day}.json").write_text(json.dumps(found))
+
+    result("Many", "2026-01-01", 3.1, "Kornia")
+    result("Few", "2026-01-02", 4.1)
+    result("Few", "2026-01-03", 5.1)
+    result("Old", "2025-12-31", 6.1)
+    paths = newest_results(tmp_path, "cpu")
+    assert [path.stem for path in paths] == ["cpu-few-2026-01-03", "cpu-many-2026-01-01", "cpu-old-2025-12-31"]
+    text = cpu_section(paths)
+    assert text.startswith("On Many, 2026-01-01: 8 images")
+    assert "| torchvision v2 | 3.10" in text
+    *_, few, old = text.split("\n\n")
+    assert few.startswith(
+        "On Few, 2026-01-03, one thread, torchvision v2 took 5.10 times as long as augment_gpu, and 5.10"
+    )
+    assert "`benchmarks/results/cpu-few-2026-01-03.json`" in few
+    assert old.startswith("On Old")
+    assert "4.10" not in text
 
 
 @pytest.mark.parametrize("text", ["", "{end}{begin}", "{begin}{begin}{end}"])

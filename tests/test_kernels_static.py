@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ pytest.importorskip("triton")
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "python benchmarks/static_figures.py"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_importable() -> Iterator[None]:
-    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +110,10 @@ def test_a_spill_would_be_seen(
 
     program = f"""
 import dataclasses, json
-from kernel_cases import TARGETS, crop, on, record
+from kernel_cases import TARGETS, crop, record
 from static_figures import figures
 target = TARGETS["{target}"]
-launch = on(record(crop(4, interpolation="bicubic")), target).changed(PATHS=((True, 8),))
+launch = record(crop(4, interpolation="bicubic"), target).changed(PATHS=((True, 8),))
 launch = dataclasses.replace(launch, options=launch.options | {option})
 print(json.dumps({{"kernel": "crop, held", "target": "{target}", **figures(launch, target)}}))
 """
@@ -140,15 +132,15 @@ def test_the_launch_that_ships_is_what_is_compiled(environment: dict[str, str]) 
     program = """
 import json
 from augment_gpu.kernels import crop as kernel
-from kernel_cases import TARGETS, crop, on, record, source
-launch = on(record(crop(3, channels_last=True)), TARGETS["sm_90"])
+from kernel_cases import TARGETS, crop, record, source
+launch = record(crop(3, channels_last=True), TARGETS["sm_90"])
 compiled = source(launch, TARGETS["sm_90"])
 names = launch.kernel.arg_names
 constants = {names[i]: value for (i,), value in compiled.constants.items()}
 wanted = {
     "COLUMNS": kernel.COLUMNS,
     "ROWS": kernel.ROWS,
-    "PATHS": kernel.paths(1),
+    "PATHS": kernel.paths(1, 3),
     "CHANNELS": 3,
     "channel_stride": 1,
     "out_c_stride": 1,
@@ -158,6 +150,28 @@ print(json.dumps(same | {"num_warps": launch.options == {"num_warps": kernel.NUM
 """
     same = run(environment, program)
     assert all(same.values()), same
+
+
+def test_on_amd_few_taps_of_four_channels_are_unrolled(environment: dict[str, str]) -> None:
+    """Twelve taps, the cubic's at scale 3, are read in groups there, by a path of that target's own list."""
+    program = """
+import json
+from kernel_cases import TARGETS, crop, record
+found = {}
+for target in ("gfx942", "sm_90", "gfx942"):
+    for channels in (3, 4):
+        launch = record(crop(channels, interpolation="bicubic", scale=3), TARGETS[target])
+        window, path = launch.arguments["range_ptr"][0, 5:7].tolist()
+        paths = launch.arguments["PATHS"]
+        found[f"{target}, {channels}"] = [*paths[path], window, max(taps for _, taps in paths)]
+print(json.dumps(found))
+"""
+    assert run(environment, program) == {
+        "gfx942, 3": [True, 12, 12, 16],
+        "gfx942, 4": [True, 0, 12, 8],
+        "sm_90, 3": [True, 12, 12, 16],
+        "sm_90, 4": [True, 12, 12, 16],
+    }
 
 
 def test_growth_fails_and_a_gain_is_told(kept: dict[str, Any]) -> None:

@@ -1,22 +1,12 @@
 """Programs short enough to count by hand, in the two languages that the static figures read."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True, scope="module")
-def benchmarks_importable() -> Iterator[None]:
-    """The benchmarks are scripts: they find each other because Python puts a script's folder first."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 def sass(*instructions: str) -> str:

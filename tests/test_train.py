@@ -34,7 +34,7 @@ def rows(metrics: list[dict]) -> list[tuple]:
 def test_a_run_folder_holds_what_was_promised(folder: Path, tmp_path: Path):
     metrics = train(str(folder), tmp_path / "run", SMALL)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "best.pt", "config.json", "last.pt", "metrics.jsonl",
+        "best.pt", "config.json", "last.pt", "metrics.jsonl", "report.html",
     ]  # fmt: skip
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == metrics
@@ -232,6 +232,15 @@ def test_local_weights_are_loaded_but_for_a_head_of_another_size(tmp_path, suffi
     for name, value in donor.state_dict().items():
         assert torch.equal(same.state_dict()[name], value)
         assert name.startswith("fc.") or torch.equal(other.state_dict()[name], value)
+
+
+def test_a_head_for_other_classes_is_left_out_even_of_the_same_size(folder, tmp_path):
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    best = tmp_path / "run" / "best.pt"
+    head = load_checkpoint(best)["model"]["fc.weight"]
+    for classes, kept in ((["green_right", "red_right"], True), (["cat", "dog"], False), (None, True)):
+        model = create_model("test_resnet", 2, weights=str(best), classes=classes)
+        assert torch.equal(model.fc.weight, head) == kept
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path):

@@ -37,14 +37,14 @@ def plan_crop(
     if triton:
         return [
             offset,
-            *_kernel_tables(crop, geometry, size, interpolation, antialias),
+            *_kernel_tables(crop, geometry, matrix.shape[1], size, interpolation, antialias),
             matrix.astype(np.float32),
         ]
     return [offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
 
 
 def _kernel_tables(
-    crop: CropParams, geometry: np.ndarray, size: int, interpolation: str, antialias: bool
+    crop: CropParams, geometry: np.ndarray, channels: int, size: int, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The kernel's axis (V, 4) int64, filter (V, 3) float32 and range (V, 7) int32 tables, as its signature has them.
 
@@ -79,16 +79,16 @@ def _kernel_tables(
     ranges[:, 4] = geometry[:, 2]
     if not nearest:
         width = ranges[:, 1] - ranges[:, 0]
-        ranges[:, 5], ranges[:, 6] = _paths(np.ceil(2 * reach), width, stretch[:, 1] > 1, interpolation)
+        ranges[:, 5], ranges[:, 6] = _paths(np.ceil(2 * reach), width, stretch[:, 1] > 1, interpolation, channels)
     return axis, filters, ranges
 
 
 def _paths(
-    taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, interpolation: str
+    taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, interpolation: str, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
     many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
-    sizes, paths, narrow_path = _path_table(interpolation)
+    sizes, paths, narrow_path = _path_table(interpolation, channels)
     count, down = np.minimum(taps, paths.shape[1] - 1).astype(np.int64), shrinks.view(np.int8).astype(np.int64)
     window = np.where(sizes[down, count] > 0, sizes[down, count], np.ceil(taps / 4) * 4)
     narrow = window > width
@@ -96,12 +96,12 @@ def _paths(
 
 
 @cache
-def _path_table(interpolation: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _path_table(interpolation: str, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By (shrinks, number of taps): the window of the cheapest path, 0 for a multiple of four, and its place in the
     kernel's list; by shrinks: the place of the path for boxes narrower than that window."""
     from augment_gpu.kernels.crop import UNROLLED, paths
 
-    known = paths(int(FILTER_REACH[interpolation]))
+    known = paths(int(FILTER_REACH[interpolation]), channels)
     place = np.zeros((2, UNROLLED + 2), dtype=np.int64)
     for taps in range(UNROLLED + 2):
         for down in (False, True):

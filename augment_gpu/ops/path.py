@@ -12,6 +12,10 @@ import torch
 _CAPABILITY = (8, 0)  # the oldest that the kernels are compiled and checked for, and the first with bfloat16
 
 
+class DeviceError(RuntimeError):
+    """A device cannot do what was asked of it, and no other path serves in its place."""
+
+
 def runs_triton(device: torch.device) -> bool:
     """Whether the Triton kernels serve this device: a GPU where they can, anything under Triton's interpreter.
 
@@ -35,20 +39,20 @@ def why_not_triton(device: torch.device) -> str | None:
 
 
 def require_triton(device: torch.device) -> None:
-    """Raises RuntimeError, saying what is missing, where `device` is a GPU that the Triton kernels cannot serve."""
+    """Raises DeviceError, saying what is missing, where `device` is a GPU that the Triton kernels cannot serve."""
     reason = why_not_triton(device) if device.type == "cuda" else None
     if reason is not None:
-        raise RuntimeError(reason)
+        raise DeviceError(reason)
 
 
 def require_bfloat16(device: torch.device) -> None:
-    """Raises RuntimeError where `device` is a GPU without bfloat16. torch emulates it there, which is slow where it was
+    """Raises DeviceError where `device` is a GPU without bfloat16. torch emulates it there, which is slow where it was
     chosen for its speed; float16 is native."""
     if device.type != "cuda" or torch.version.hip is not None:
         return
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
-        raise RuntimeError(
+        raise DeviceError(
             f"{_name(device)} has no bfloat16 (compute capability {_dotted(capability)}, and it takes "
             f'{_dotted(_CAPABILITY)}); use dtype="float16"'
         )
@@ -81,7 +85,7 @@ def _missing(index: int) -> str | None:
         return _answers[index]
     device = torch.device("cuda", index)
     if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"{device} was not used yet; run one batch before a CUDA graph is captured")
+        raise DeviceError(f"{device} was not used yet; run one batch before a CUDA graph is captured")
     reason, lasting = _tried(device)
     if lasting:
         _answers[index] = reason

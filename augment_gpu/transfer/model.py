@@ -1,6 +1,7 @@
 """timm models with the weights that were asked for."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ from augment_gpu.transfer.freeze import head_names
 _NAMED = 8  # layers of each kind, in a message about weights that do not fit
 
 
-def create_model(name: str, num_classes: int, *, weights: str | None = None, scratch: bool = False) -> nn.Module:
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    scratch: bool = False,
+    classes: Sequence[str] | None = None,
+) -> nn.Module:
     """A timm model with a head for `num_classes`.
 
-    weights: a local file, .safetensors or a torch checkpoint of the same architecture, whose head may have another
-    number of classes and is then left at its initialisation. scratch: random weights. With neither, timm's own
+    weights: a local file, .safetensors or a torch checkpoint of the same architecture. Its head is left at its
+    initialisation where the file's has another number of classes, or is a run's of this package for other classes than
+    `classes`, their names. scratch: random weights. With neither, timm's own
     pretrained weights, the one place of this package that uses the network. Random numbers come from torch's global
     generator. Raises ValueError for a name that timm does not know or weights of another model, OSError where weights
     cannot be fetched.
@@ -31,7 +40,7 @@ def create_model(name: str, num_classes: int, *, weights: str | None = None, scr
         raise ValueError(f"timm has no model {name!r}" + (f"; near are {', '.join(near)}" if near else ""))
     if weights is not None:
         model = timm.create_model(name, num_classes=num_classes)
-        load_weights(model, weights)
+        load_weights(model, weights, classes)
         return model
     if scratch:
         return timm.create_model(name, num_classes=num_classes)
@@ -44,16 +53,17 @@ def create_model(name: str, num_classes: int, *, weights: str | None = None, scr
         ) from error
 
 
-def load_weights(model: nn.Module, path: str) -> None:
-    """Loads a file into a model; its head only where the shapes agree. Raises ValueError naming the layers that fit and
-    those that do not."""
-    state = read_weights(path)
+def load_weights(model: nn.Module, path: str, classes: Sequence[str] | None = None) -> None:
+    """Loads a file into a model; its head only where the shapes agree, and not where both are known to be of other
+    classes. Raises ValueError naming the layers that fit and those that do not."""
+    state, known = read_weights(path)
     own = model.state_dict()
     heads = tuple(f"{head}." for head in head_names(model))
+    others = None not in (known, classes) and known != list(classes or ())
     state = {
         key: value
         for key, value in state.items()
-        if not (key.startswith(heads) and (key not in own or own[key].shape != value.shape))
+        if not (key.startswith(heads) and (others or key not in own or own[key].shape != value.shape))
     }
     fitting = [key for key in state if key in own and own[key].shape == state[key].shape]
     unknown = [key for key in state if key not in own]
@@ -105,23 +115,25 @@ def classifier(model: nn.Module) -> tuple[str, nn.Linear]:
     return names[0], module
 
 
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file, a torch checkpoint, or a checkpoint of this package."""
+def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str] | None]:
+    """The tensors of a .safetensors file, a torch checkpoint, or a checkpoint of this package; and the names of the
+    classes that the latter's head is for."""
     if Path(path).suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return load_file(path), None
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     state: dict[str, Any] = load_checkpoint(Path(path))
+    classes = state["classes"] if isinstance(state.get("classes"), list) else None
     for name in ("model", "state_dict"):
         if isinstance(state.get(name), dict):
             state = state[name]
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no weights: a dictionary of tensors is wanted")
-    return state
+    return state, classes
 
 
 def normalization(model: nn.Module) -> dict[str, tuple[float, ...]]:

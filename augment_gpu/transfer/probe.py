@@ -20,9 +20,9 @@ from augment_gpu.transfer.validate import validate
 _CHUNK = 65536  # rows of features that are turned into float32 at a time
 
 
-def fit_head(setup: Setup) -> list[dict[str, Any]]:
+def fit_head(setup: Setup) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Fits the plan's head, validates the whole network, and writes the run folder's files; returns the one row of
-    metrics."""
+    metrics, and (path, reason) of each training image that could not be read."""
     if setup.ranks.world_size > 1:
         raise ValueError(
             f"strategy {setup.plan.strategy} computes features once, in one process; start it without torchrun"
@@ -63,7 +63,7 @@ def fit_head(setup: Setup) -> list[dict[str, Any]]:
     )
     for path, reason in features.skipped:
         setup.say(f"skipped {path}: {reason}")
-    return [row]
+    return [row], features.skipped
 
 
 def probe_first(setup: Setup) -> None:

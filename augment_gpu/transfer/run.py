@@ -47,6 +47,7 @@ class Run:
         # Of the epoch under way. The loss is summed on the device, so that a step need not wait for it.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=setup.device)
         self.images, self.seconds = 0, 0.0
+        self.skipped: list[tuple[str, str]] = []  # when the run has ended, of training images
         self.saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -117,8 +118,8 @@ class Run:
                     f"val loss {row['val_loss']:.4f}  val top-1 {row['val_top1']:.1%}  "
                     f"{row['images_per_second']:.0f} images/s"
                 )
-        skipped = self.train_loader.skipped + self.val_loader.skipped
-        for path, reason in dict(chain.from_iterable(self.ranks.gather(skipped))).items():
+        self.skipped = list(dict(chain.from_iterable(self.ranks.gather(self.train_loader.skipped))).items())
+        for path, reason in self.skipped + self.val_loader.skipped:
             self.setup.say(f"skipped {path}: {reason}")
         return self.metrics
 

@@ -116,7 +116,7 @@ def set_up(
     where = usable_device(device)
     train_data, val_data, classes = open_data(data, config.val_fraction, config.seed)
     weights, scratch = (config.weights, config.random_weights) if initial else (None, True)
-    model = create_model(config.model, len(classes), weights=weights, scratch=scratch)
+    model = create_model(config.model, len(classes), weights=weights, scratch=scratch, classes=classes)
     if not config.fsdp:  # else no single device may have room for it
         model = model.to(where)
     model = model.to(memory_format=torch.channels_last)

@@ -61,16 +61,25 @@ def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
         if setup.config.lr == "find" and not setup.plan.frozen_features:
             setup = with_lr(setup, setup.ranks.from_first(find_lr(setup) if setup.ranks.leads else None))
             setup.say(f"learning rate {setup.plan.lr:.2e}")
-    run = None if setup.plan.frozen_features else Run(setup)
-    if run is not None and goes_on:
-        run.restore()
+    if setup.plan.frozen_features:
+        _describe(setup)
+        metrics, skipped = fit_head(setup)
+    else:
+        run = Run(setup)
+        if goes_on:
+            run.restore()
+        _describe(setup)
+        metrics, skipped = run.go(), run.skipped
+    if setup.ranks.leads:
+        write_report(setup.output, setup.val_data, skipped=skipped, device=setup.device, workers=setup.config.workers)
+    return metrics
+
+
+def _describe(setup: Setup) -> None:
+    """Makes the run folder, if it is not there, and writes config.json."""
     if setup.ranks.leads:
         setup.output.mkdir(parents=True, exist_ok=True)
         save_json(setup.output / "config.json", setup.description())
-    metrics = fit_head(setup) if run is None else run.go()
-    if setup.ranks.leads:
-        write_report(setup.output, setup.val_data, device=setup.device, workers=setup.config.workers)
-    return metrics
 
 
 def _configured(
