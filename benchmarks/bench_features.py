@@ -10,6 +10,7 @@ all views, and the seconds of the two heads that are fitted to them; writes resu
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as cache:
         found = measure(options, cache)
     print(f"| an epoch of {found['images']} images, {options.model}, {options.device} | seconds |\n|---|---|")
@@ -125,8 +127,9 @@ def main() -> None:
     print(f"features of {found['views']} views: {found['extraction_seconds']:.1f} s, once")
     for name, fit in found["fit_seconds"].items():
         print(f"{name} on all of them: {fit:.1f} s")
-    about = {"kind": KIND, "date": f"{date.today()}", "machine": machine(), "model": options.model}
-    print("written to", save("features", {**about, "size": options.size, "device": options.device, **found}))
+    about = {"kind": KIND, "date": f"{date.today()}", "machine": machine(), "load_average_before": load}
+    about |= {"model": options.model, "size": options.size, "device": options.device}
+    print("written to", save("features", {**about, **found}))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def extract_features(
 
     The features are kept in `cache` (none: ``$XDG_CACHE_HOME/augment_gpu/features``) under a name that follows from
     the network (model_name, and everything in it but the classifier), recipe, views, seed, the images (see
-    data_fingerprint), and the versions of this package and timm; a second call checks the files' sums and maps them.
-    Files are whole or not there; damaged ones are made again. Nothing is ever deleted from there but those.
+    data_fingerprint), and the versions of this package and timm; a second call checks the files, and computes
+    nothing. Files are whole or not there; damaged ones are made again. Nothing is ever deleted from there but those.
 
     Raises ValueError where no image can be read, for features that float16 cannot hold, naming the sample, and for a
     model of another kind; FileExistsError where the cache holds something else in the features' place; OSError and
@@ -246,7 +246,10 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):  # a full disk is an OSError now, and would end the process at a later write
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
     return array
 
 
