@@ -4,7 +4,7 @@
 
 TRAIN, TEST: CIFAR-10 as image files, <anything>/<class>/<picture>. A small network is pretrained on five of its
 classes. The similar data are the other five; the very different ask another question of such pictures: which of four
-ways is up. Of each, few (20 a class) and many (300 a class) are learned by every strategy, three times from other
+ways is up. Of each, few (20 a class) and many (200 a class) are learned by every strategy, three times from other
 pictures and other random numbers; accuracies are on 100 pictures a class that none of them saw.
 
 --photos: a folder of photographs, <class>/<picture>, for a network that was pretrained on ImageNet (--photo-model,
@@ -42,8 +42,8 @@ PICTURE = Path(__file__).parents[1] / "docs" / "transfer.png"
 PRETRAINED_ON = ("airplane", "automobile", "bird", "cat", "deer")
 SIMILAR = ("dog", "frog", "horse", "ship", "truck")
 WAYS = ("up", "left", "down", "right")
-FEW, MANY, TEST = 20, 300, 100  # pictures of each class
-EPOCHS = {"few": 20, "many": 8}
+FEW, MANY, TEST = 20, 200, 100  # pictures of each class
+EPOCHS = {"few": 24, "many": 8}
 SEEDS = 3
 STRATEGIES = ("linear", "mlp", "top", "full", "lp-ft", "scratch")
 PRETRAINING = {
@@ -119,7 +119,7 @@ def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str)
             "model": PRETRAINING["model"],
             "weights": str(weights),
             "size": PRETRAINING["size"],
-            "batch_size": 32 if amount == "few" else 64,
+            "batch_size": 16 if amount == "few" else 64,
             "epochs": EPOCHS[amount],
             "seed": seed,
             # A mirror image of a picture on its left side lies on its right.
