@@ -40,7 +40,9 @@ def test_what_each_strategy_trains() -> None:
 @pytest.mark.parametrize(
     ("images", "epochs"),
     [
-        (100, 30),  # 2,560 by the rule, which nobody waits for
+        (100, 320),  # 500 steps of 64 images
+        (800, 40),
+        (1_100, 30),  # 233 by the rule, which nobody waits for
         (12_800, 20),  # 256,000 images seen
         (19_999, 13),
         (20_000, 30),  # the next size: 10,000 steps of 512

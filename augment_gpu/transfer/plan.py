@@ -24,11 +24,12 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FEW_PER_CLASS = 100
 SIMILAR = 0.5
 # BiT's hyper-rule (Kolesnikov et al. 2020): below 20,000 images 500 steps, below 500,000 images 10,000 steps, else
-# 20,000, of 512 images each, and MixUp from 20,000 images on. Of few images it would be hundreds of epochs, of which
-# the last hardly change a network any more: 30 are the most here.
+# 20,000, of 512 images each, and MixUp from 20,000 images on. With few images it would be hundreds of epochs, of which
+# the last hardly change a network any more: 30 are the most here, or what makes 500 steps of 64 images, if those are
+# more.
 _BIT_SMALL, _BIT_MEDIUM = 20_000, 500_000
 _BIT_SEEN = {"small": 500 * 512, "medium": 10_000 * 512, "large": 20_000 * 512}
-_MOST_EPOCHS = 30
+_MOST_EPOCHS, _LEAST_SEEN = 30, 500 * 64
 # He et al. 2019, "Rethinking ImageNet pre-training": random weights reach what pretrained ones do, given some three
 # times as long.
 _SCRATCH_FACTOR = 3
@@ -144,7 +145,7 @@ def plan_for(strategy: Strategy, images: int) -> TransferPlan:
         raise ValueError(f"strategy is {strategy!r}; it must be auto or one of {', '.join(STRATEGIES)}")
     size: Literal["small", "medium", "large"]
     size = "small" if images < _BIT_SMALL else "medium" if images < _BIT_MEDIUM else "large"
-    epochs = min(_MOST_EPOCHS, -(-_BIT_SEEN[size] // images))
+    epochs = max(min(_MOST_EPOCHS, -(-_BIT_SEEN[size] // images)), -(-_LEAST_SEEN // images))
     strength: Augmentation = "medium" if size == "small" else "strong"
     plan = TransferPlan(strategy=strategy, epochs=epochs, augmentation=strength, reason=f"{strategy} was asked for")
     differences: dict[Strategy, dict[str, Any]] = {
