@@ -1,4 +1,4 @@
-"""Writes README's figures from the newest results of gpu_report.py, bench_cpu.py, bench_tta.py and tta_study.py.
+"""Writes README's figures from the newest results of the benchmarks and studies.
 
 python benchmarks/readme_table.py            # rewrites the parts of README.md between the pairs of markers
 python benchmarks/readme_table.py --check    # changes nothing; exits with 1 where such a part is out of date
@@ -8,29 +8,31 @@ import argparse
 import json
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_features import KIND as FEATURES_KIND
 from bench_tta import KIND as COST_KIND
 from common import RESULTS, slug
 from cpu_table import KIND as CPU_KIND
 from cpu_table import measured, ratio_table, sentence
 from gpu_table import Report, crop_table, device_name, host_table, op_table, rival_table, training_table
+from transfer_study import KIND as TRANSFER_KIND
+from transfer_study import tables as transfer_tables
 from tta_study import KIND as TTA_KIND
 from tta_study import table as study_table
 
 README = Path(__file__).parents[1] / "README.md"
-MARKERS = "<!-- gpu-report:begin -->", "<!-- gpu-report:end -->"
-CPU_MARKERS = "<!-- cpu-bench:begin -->", "<!-- cpu-bench:end -->"
-TTA_MARKERS = "<!-- tta-study:begin -->", "<!-- tta-study:end -->"
 NO_RESULT = (
     "No GPU result has been recorded yet: the kernels' speed on a GPU is unmeasured. `make gpu-report` measures it, on "
     "a\nmachine with an NVIDIA GPU, in at most eight minutes and without the network."
 )
 NO_CPU_RESULT = "No CPU result has been recorded yet; `make bench` measures it."
-COST_MARKERS = "<!-- tta-cost:begin -->", "<!-- tta-cost:end -->"
 NO_TTA_COST = "No result has been recorded yet; `benchmarks/bench_tta.py` measures it."
 NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` measures it."
+NO_TRANSFER_RESULT = "No result has been recorded yet; `benchmarks/transfer_study.py` measures it."
+NO_FEATURES_RESULT = "No result has been recorded yet; `benchmarks/bench_features.py` measures it."
 
 
 def newest_result(folder: Path, kind: str = "gpu-report") -> Path | None:
@@ -144,9 +146,56 @@ def tta_cost_section(path: Path | None) -> str:
     )
 
 
-def inserted(readme: str, text: str, markers: tuple[str, str] = MARKERS) -> str:
-    """README with `text` between its markers. Raises ValueError unless each marker is there once, in their order."""
-    begin, end = markers
+def transfer_section(path: Path | None) -> str:
+    """What stands between the markers of transfer_study.py's figures."""
+    if path is None:
+        return NO_TRANSFER_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    first, data = found["pretraining"], found["data"]
+    text = (
+        f"Measured on {found['machine']['processor']}, {found['date']}: {first['model']} at {first['size']} × "
+        f"{first['size']}, pretrained on {len(first['classes'])} of CIFAR-10's classes. Similar are pictures of the "
+        "five others; very different is another question of these, which of four ways is up. Means and standard "
+        f"deviations of {found['seeds']} seeds, each with training pictures of its own, on {found['test']} pictures a "
+        "class that took no part; images seen count views and epochs "
+        f"(`python benchmarks/transfer_study.py {data['train']} {data['test']}`; raw figures in "
+        f"`benchmarks/results/{path.name}`)."
+    )
+    picture = "![Accuracy of each strategy in the four cases; auto's choice in blue](docs/transfer.png)"
+    return "\n\n".join([textwrap.fill(text, 120, break_on_hyphens=False), picture, transfer_tables(found["rows"])])
+
+
+def features_section(path: Path | None) -> str:
+    """What stands between the markers of bench_features.py's figures."""
+    if path is None:
+        return NO_FEATURES_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    seconds = {name: value["median"] for name, value in found["epoch_seconds"].items()}
+    text = (
+        f"On {found['machine']['processor']}, {found['date']}, an epoch of a linear probe over {found['images']} "
+        f"images takes {seconds['through the network']:.1f} s through {found['model']} at {found['size']} × "
+        f"{found['size']}, and {seconds['on features']:.3f} s on its stored features, "
+        f"{found['ratio']['median']:.0f} times less; to compute them, {found['views']} views of each image, took {found['extraction_seconds']:.0f} s, once "
+        f"(`python benchmarks/bench_features.py`; `benchmarks/results/{path.name}`)."
+    )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+# What README has between <!-- name:begin --> and <!-- name:end -->, of the results in a folder.
+PARTS: dict[str, Callable[[Path], str]] = {
+    "gpu-report": lambda folder: section(newest_result(folder)),
+    "cpu-bench": lambda folder: cpu_section(newest_results(folder, CPU_KIND)),
+    "tta-study": lambda folder: tta_section(newest_result(folder, TTA_KIND)),
+    "tta-cost": lambda folder: tta_cost_section(newest_result(folder, COST_KIND)),
+    "transfer-study": lambda folder: transfer_section(newest_result(folder, TRANSFER_KIND)),
+    "features-bench": lambda folder: features_section(newest_result(folder, FEATURES_KIND)),
+}
+
+
+def inserted(readme: str, name: str, text: str) -> str:
+    """README with `text` between the markers of that part. Raises ValueError unless each is there once, in their
+    order."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
         raise ValueError(f"README must hold {begin} and then {end}, each once")
     before, rest = readme.split(begin)
@@ -159,11 +208,9 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    before = options.readme.read_text()
-    after = inserted(before, section(newest_result(options.results)))
-    after = inserted(after, cpu_section(newest_results(options.results, CPU_KIND)), CPU_MARKERS)
-    after = inserted(after, tta_section(newest_result(options.results, TTA_KIND)), TTA_MARKERS)
-    after = inserted(after, tta_cost_section(newest_result(options.results, COST_KIND)), COST_MARKERS)
+    before = after = options.readme.read_text()
+    for name, part in PARTS.items():
+        after = inserted(after, name, part(options.results))
     if options.check:
         if after != before:
             print("README is out of date; python benchmarks/readme_table.py brings it up to date", file=sys.stderr)

@@ -235,11 +235,16 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
         (tmp_path / f"{name}-{date}.json").write_text(text)
 
     readme = tmp_path / "README.md"
-    begin, end = readme_table.MARKERS
-    cpu = "\n".join([readme_table.CPU_MARKERS[0], readme_table.NO_CPU_RESULT, readme_table.CPU_MARKERS[1]])
-    cpu += "\n" + "\n".join([readme_table.TTA_MARKERS[0], readme_table.NO_TTA_RESULT, readme_table.TTA_MARKERS[1]])
-    cpu += "\n" + "\n".join([readme_table.COST_MARKERS[0], readme_table.NO_TTA_COST, readme_table.COST_MARKERS[1]])
-    readme.write_text(f"before\n{begin}\n{end}\n{cpu}\nafter\n")
+    nothing = {
+        "gpu-report": readme_table.NO_RESULT,
+        "cpu-bench": readme_table.NO_CPU_RESULT,
+        "tta-study": readme_table.NO_TTA_RESULT,
+        "tta-cost": readme_table.NO_TTA_COST,
+        "transfer-study": readme_table.NO_TRANSFER_RESULT,
+        "features-bench": readme_table.NO_FEATURES_RESULT,
+    }
+    filled = "\n".join(f"<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->" for name, text in nothing.items())
+    readme.write_text(f"before\n{filled}\nafter\n".replace(readme_table.NO_RESULT, "old"))
     run = ["readme_table.py", "--readme", str(readme), "--results", str(tmp_path)]
 
     def main(*more: str) -> int:
@@ -248,7 +253,7 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
 
     assert main("--check") == 1
     assert main() == main("--check") == 0
-    assert readme.read_text() == f"before\n{begin}\n{readme_table.NO_RESULT}\n{end}\n{cpu}\nafter\n"
+    assert readme.read_text() == f"before\n{filled}\nafter\n"
 
     rivals = [row | {"times_ours": {"median": 0.5, "low": 0.4, "high": 0.6}} for row in found["rivals"]]
     (tmp_path / "cpu-2026-01-03.json").write_text("{}")  # another benchmark's
@@ -309,7 +314,7 @@ def test_the_cpu_table_is_of_the_machine_with_most_rivals_and_names_the_newest_o
 
 @pytest.mark.parametrize("text", ["", "{end}{begin}", "{begin}{begin}{end}"])
 def test_readme_without_its_markers_is_refused(text: str) -> None:
-    from readme_table import MARKERS, inserted
+    from readme_table import inserted
 
-    with pytest.raises(ValueError, match="README must hold"):
-        inserted(text.format(begin=MARKERS[0], end=MARKERS[1]), "figures")
+    with pytest.raises(ValueError, match="README must hold <!-- x:begin --> and then <!-- x:end -->, each once"):
+        inserted(text.format(begin="<!-- x:begin -->", end="<!-- x:end -->"), "x", "figures")
