@@ -29,7 +29,7 @@ from augment_gpu.ops.mix import (
     sample_cutmix,
     sample_mixup,
 )
-from augment_gpu.ops.path import runs_triton, table_device
+from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import OPS, Recipe
@@ -148,14 +148,14 @@ def prepare(
 ) -> Prepared:
     """The host part: draws checked and turned into tables, all of them sent to the images' device in one copy."""
     size = recipe.size
-    check_crop(images, draws.crop, size, recipe.interpolation)
+    places = check_crop(images, draws.crop, size, recipe.interpolation)
     matrix = color_matrix(images, len(draws.crop), None, recipe.mean, recipe.std)
     if draws.ops:  # normalisation comes after them, and not with the crop
         matrix = color_matrix(images, len(draws.crop), None, None, None)
     # Without rows nothing is launched, and no device asked whether it could.
-    where = table_device(images.device) if len(draws.crop) else torch.device("cpu")
     channels, triton = matrix.shape[1], len(draws.crop) > 0 and runs_triton(images.device)
-    groups = [plan_crop(images, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
+    where = images.device if triton else torch.device("cpu")
+    groups = [plan_crop(places, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
     shape = (len(draws.crop), channels, size, size)
     groups += [plan_cutout(shape, holes) for holes in draws.holes]
     groups += [] if mix is None else [plan_mix(mix, len(draws.crop), shape[2:])]

@@ -171,12 +171,13 @@ def features_section(path: Path | None) -> str:
         return NO_FEATURES_RESULT
     found: dict[str, Any] = json.loads(path.read_text())
     seconds = {name: value["median"] for name, value in found["epoch_seconds"].items()}
+    network = f"{found['model']} at {found['size']} × {found['size']}"
     text = (
         f"On {found['machine']['processor']}, {found['date']}, an epoch of a linear probe over {found['images']} "
-        f"images takes {seconds['through the network']:.1f} s through {found['model']} at {found['size']} × "
-        f"{found['size']}, and {seconds['on features']:.3f} s on its stored features, "
-        f"{found['ratio']['median']:.0f} times less; to compute them, {found['views']} views of each image, took {found['extraction_seconds']:.0f} s, once "
-        f"(`python benchmarks/bench_features.py`; `benchmarks/results/{path.name}`)."
+        f"images takes {seconds['through the network']:.1f} s through {network}, and {seconds['on features']:.3f} s on "
+        f"its stored features, {found['ratio']['median']:.0f} times less; to compute them, {found['views']} views of "
+        f"each image, took {found['extraction_seconds']:.0f} s, once (`python benchmarks/bench_features.py`; "
+        f"`benchmarks/results/{path.name}`)."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False)
 

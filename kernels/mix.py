@@ -119,8 +119,8 @@ def launch_mixup(
     rows are, without gaps between them."""
     if not out.numel():
         return out
-    length = out[0].numel()
-    blocks = triton.cdiv(length, block)
+    length = out.numel() // len(out)
+    blocks = -(-length // block)
     with torch.cuda.device_of(values):
         _mixup[(len(out) * blocks,)](
             values, partner, lam, out, values.stride(0), length, blocks, BLOCK=block, num_warps=NUM_WARPS
@@ -138,9 +138,9 @@ def launch_cutmix(
     _, channels, height, width = values.shape
     span = 1 if values[:1].is_contiguous() else channels
     planes, line = channels // span, width * span
-    block_x = min(triton.next_power_of_2(line), block)
+    block_x = min(1 << (line - 1).bit_length(), block)
     block_y = block // block_x
-    tiles_y, tiles_x = triton.cdiv(height, block_y), triton.cdiv(line, block_x)
+    tiles_y, tiles_x = -(-height // block_y), -(-line // block_x)
     with torch.cuda.device_of(values):
         _cutmix[(len(out) * planes * tiles_y * tiles_x,)](
             values,
@@ -170,8 +170,8 @@ def launch_mix_targets(
     if not out.numel():
         return out
     classes = out.shape[1]
-    block = min(triton.next_power_of_2(classes), BLOCK_CLASSES)
-    blocks = triton.cdiv(classes, block)
+    block = min(1 << (classes - 1).bit_length(), BLOCK_CLASSES)
+    blocks = -(-classes // block)
     with torch.cuda.device_of(labels):
         _mix_targets[(len(out) * blocks,)](
             labels, partner, lam, out, classes, blocks, on, off, BLOCK=block, num_warps=NUM_WARPS

@@ -69,6 +69,13 @@ def assert_exact(images: Any, crop: ag.CropParams, *, slope: float = 1.0, **opti
     return out
 
 
+def plan(images: ag.RaggedBatch, crop: ag.CropParams, size: int, interpolation: str) -> list[np.ndarray]:
+    """The kernel's tables."""
+    places = crop_plan.check_crop(images, crop, size, interpolation)
+    matrix = np.eye(images.channels, images.channels + 1)[None]
+    return crop_plan.plan_crop(places, crop, matrix, size, interpolation, True, triton=True)
+
+
 def torchvision_crop(image: torch.Tensor, box: Any, size: int, mode: str, flip: bool = False) -> torch.Tensor:
     x0, y0, x1, y1 = box
     result = F.resized_crop(image, y0, x0, y1 - y0, x1 - x0, [size, size], TORCHVISION[mode], antialias=True)
@@ -377,7 +384,7 @@ def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolat
         width = size * across if taps >= 0 else 1.0  # one pixel
         boxes.append((1.0, 0.5, 1.0 + width, 0.5 + size * (2.3 if shrinks else 0.7)))
     images, crop = ragged(image, device=kernel_device), crop_of(*boxes, source=np.zeros(len(boxes), dtype=int))
-    *_, ranges, _ = crop_plan.plan_crop(images, crop, np.eye(3, 4)[None], size, interpolation, True, triton=True)
+    *_, ranges, _ = plan(images, crop, size, interpolation)
     assert ranges[:, 6].tolist() == list(range(len(known)))
     assert_exact(images, crop, size=size, interpolation=interpolation)
 
@@ -1039,8 +1046,7 @@ def test_an_out_whose_rows_overlap_is_refused(noise: Pixels) -> None:
 def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixels, width: int, size: int) -> None:
     """Sizes at which many centres fall on the very edge of a pixel."""
     images, crop = ragged(noise(1, width, 1)), crop_of((0, 0, width, 1))
-    matrix = np.eye(1, 2)[None]
-    offset, axis, *_ = crop_plan.plan_crop(images, crop, matrix, size, "nearest", True, triton=True)
+    offset, axis, *_ = plan(images, crop, size, "nearest")
     positions = (axis[0, 0] + np.arange(size) * axis[0, 1]) >> 32
     assert offset[0] == 0
     assert positions.tolist() == [(2 * i + 1) * width // (2 * size) for i in range(size)]  # in whole numbers

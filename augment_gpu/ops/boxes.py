@@ -39,8 +39,9 @@ class CropParams:
         rows = np.asarray(rows, dtype=np.int64)
         return replace(self, source=self.source[rows], box=self.box[rows], flip=self.flip[rows])
 
-    def check(self, heights: np.ndarray, widths: np.ndarray) -> None:
-        """Raises ValueError or IndexError unless every box is a part of its image: no kernel may read outside."""
+    def check(self, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The height and width of each row's image, (V,) each. Raises ValueError or IndexError unless every box is a
+        part of its image: no kernel may read outside."""
         if self.taps not in ("box", "image"):
             raise ValueError(f'taps is {self.taps!r}; it must be "box" or "image"')
         count = len(self.source)
@@ -49,21 +50,28 @@ class CropParams:
                 raise ValueError(f"{name} has shape {array.shape}; wanted {shape}")
         if self.box.shape != (count, 4):
             raise ValueError(f"box has shape {self.box.shape}; wanted {(count, 4)}")
-        outside = (self.source < 0) | (self.source >= len(heights))
+        outside = self.source.view(np.uint64) >= len(heights)  # as an unsigned number a negative one is huge
         if outside.any():
             row = int(outside.argmax())
             raise IndexError(f"row {row} wants image {self.source[row]} of a batch of {len(heights)}")
-        x0, y0, x1, y1 = self.box.T
-        # NaN fails every comparison
-        good = (x0 >= 0) & (y0 >= 0) & (x0 < x1) & (y0 < y1)
-        good &= (x1 <= widths[self.source]) & (y1 <= heights[self.source])
+        height, width = heights[self.source], widths[self.source]
+        good = within(self.box, height, width, empty=False)
         if not good.all():
             row = int((~good).argmax())
-            image = self.source[row]
             raise ValueError(
-                f"box {self.box[row].tolist()} of row {row} must satisfy 0 <= x0 < x1 <= {widths[image]} and "
-                f"0 <= y0 < y1 <= {heights[image]}, the size of image {image}"
+                f"box {self.box[row].tolist()} of row {row} must satisfy 0 <= x0 < x1 <= {width[row]} and "
+                f"0 <= y0 < y1 <= {height[row]}, the size of image {self.source[row]}"
             )
+        return height, width
+
+
+def within(box: np.ndarray, height: ArrayLike, width: ArrayLike, *, empty: bool) -> np.ndarray:
+    """(V,) bool: which boxes, (V, 4) x0 y0 x1 y1, are parts of images of these sizes, numbers or (V,). empty: whether a
+    box without an area is one. NaN fails every comparison."""
+    corners = np.ascontiguousarray(box.T)  # so that what is compared lies in one run of memory
+    low, high = corners[:2], corners[2:]
+    good = (low >= 0) & (low <= high if empty else low < high)
+    return good[0] & good[1] & (high[0] <= width) & (high[1] <= height)
 
 
 def sample_random_resized_crop(

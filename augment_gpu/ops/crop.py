@@ -111,7 +111,7 @@ def crop_resize_flip(
 
     Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
     """
-    check_crop(images, crop, size, interpolation)
+    places = check_crop(images, crop, size, interpolation)
     matrix = color_matrix(images, len(crop), color, mean, std)
     channels, device = matrix.shape[1], images.device
     if out is None:
@@ -120,7 +120,7 @@ def crop_resize_flip(
         _check_out(out, (len(crop), channels, size, size), device)
     if len(crop) == 0:
         return out
-    arrays = plan_crop(images, crop, matrix, size, interpolation, antialias, triton=runs_triton(device))
+    arrays = plan_crop(places, crop, matrix, size, interpolation, antialias, triton=runs_triton(device))
     tables = upload(table_device(device), *arrays)
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     run_crop(pixels, tables, out, interpolation, antialias, exact, is_diagonal(matrix))

@@ -1,7 +1,7 @@
 """The host part of crop_resize_flip: arguments checked, and turned into the tables that its device part reads."""
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,17 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class Places(NamedTuple):
+    """Where images lie, an element for each: its first value, its sides in pixels, values from image row to row."""
+
+    offset: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    stride: np.ndarray
+
+
 def plan_crop(
-    images: Images,
+    places: Places,
     crop: CropParams,
     matrix: np.ndarray,
     size: int,
@@ -27,60 +36,64 @@ def plan_crop(
     *,
     triton: bool,
 ) -> list[np.ndarray]:
-    """The tables of the Triton kernel, or of plain torch. matrix: from color_matrix. Everything must have been checked.
+    """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix.
 
     triton: offset (V,) int64, axis, filter, range and colour, as the kernel's signature has them. Plain torch: offset
     (V,) int64, geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64, and
     whether the taps are confined to the box, (1,) bool.
     """
-    offset, geometry = _geometry(images, crop)
     if triton:
         return [
-            offset,
-            *_kernel_tables(crop, geometry, matrix.shape[1], size, interpolation, antialias),
+            places.offset,
+            *_kernel_tables(crop, places, matrix.shape[1], size, interpolation, antialias),
             matrix.astype(np.float32),
         ]
-    return [offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
+    geometry = np.stack(places[1:], axis=1, dtype=np.int64)
+    return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
 
 
 def _kernel_tables(
-    crop: CropParams, geometry: np.ndarray, channels: int, size: int, interpolation: str, antialias: bool
+    crop: CropParams, places: Places, channels: int, size: int, interpolation: str, antialias: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The kernel's axis (V, 4) int64, filter (V, 3) float32 and range (V, 7) int32 tables, as its signature has them.
 
     Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
-    of a large photograph, and float64 is slow on most GPUs.
+    of a large photograph, and float64 is slow on most GPUs. The tables are computed column by column, each in one run
+    of memory, and then seen from the other side.
     """
     rows, nearest = len(crop), interpolation == "nearest"
-    start, stop = crop.box[:, :2].astype(np.float64), crop.box[:, 2:].astype(np.float64)
+    corners = crop.box.T.astype(np.float64, order="C")
+    start, stop = corners[:2], corners[2:]  # (2, V): x, y
     scale = (stop - start) / size
     stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
-    reach = FILTER_REACH[interpolation] * stretch[:, 0]
-    position = np.empty((rows, 2, 2))  # x, y; start, step
-    position[:, :, 0], position[:, :, 1] = start + scale / 2, scale
+    reach = FILTER_REACH[interpolation] * stretch[0]
+    position = np.empty((4, rows))
+    position[::2], position[1::2] = start + scale / 2, scale
     # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
     # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
     # pixel's edge: rounded up, no position falls short of it.
     if not nearest:
-        position[:, 0, 0] += 0.5 - reach
-        position[:, 1, 0] -= 0.5
+        position[0] += 0.5 - reach
+        position[2] -= 0.5
     position *= 2.0**32
-    axis = (np.ceil if nearest else np.rint)(position, out=position).astype(np.int64).reshape(rows, 4)
+    axis = (np.ceil if nearest else np.rint)(position, out=position).astype(np.int64)
     # A mirrored row starts at the last column and steps back.
-    axis[:, 0] += axis[:, 1] * crop.flip * (size - 1)
-    axis[:, 1] *= 1 - 2 * crop.flip.view(np.int8)
-    filters = np.empty((rows, 3), dtype=np.float32)
-    filters[:, :2], filters[:, 2] = 1 / stretch, 1 - reach
-    ranges = np.empty((rows, 7), dtype=np.int32)
+    mirrored = axis[1] * crop.flip
+    axis[0] += mirrored * (size - 1)
+    axis[1] -= 2 * mirrored
+    filters = np.empty((3, rows), dtype=np.float32)
+    filters[:2], filters[2] = 1 / stretch, 1 - reach
+    ranges = np.empty((7, rows), dtype=np.int32)
     if crop.taps == "image":
-        ranges[:, 0:4:2], ranges[:, 1:4:2] = 0, geometry[:, 1::-1]
+        ranges[0:4:2], ranges[1], ranges[3] = 0, places.width, places.height
     else:
-        ranges[:, 0:4:2], ranges[:, 1:4:2] = np.floor(start), np.ceil(stop)
-    ranges[:, 4] = geometry[:, 2]
+        ranges[0:4:2], ranges[1:4:2] = np.floor(start), np.ceil(stop)
+    ranges[4] = places.stride
     if not nearest:
-        width = ranges[:, 1] - ranges[:, 0]
-        ranges[:, 5], ranges[:, 6] = _paths(np.ceil(2 * reach), width, stretch[:, 1] > 1, interpolation, channels)
-    return axis, filters, ranges
+        width = ranges[1] - ranges[0]
+        taps = np.ceil(2 * reach).astype(np.int64)
+        ranges[5], ranges[6] = _paths(taps, width, stretch[1] > 1, interpolation, channels)
+    return axis.T, filters.T, ranges.T
 
 
 def _paths(
@@ -88,27 +101,30 @@ def _paths(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
     many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
-    sizes, paths, narrow_path = _path_table(interpolation, channels)
-    count, down = np.minimum(taps, paths.shape[1] - 1).astype(np.int64), shrinks.view(np.int8).astype(np.int64)
-    window = np.where(sizes[down, count] > 0, sizes[down, count], np.ceil(taps / 4) * 4)
+    windows, paths, narrow_paths = _path_table(interpolation, channels)
+    more = windows.shape[1] - 1  # taps than are in the table: always in groups of four
+    entry = np.minimum(taps, more) + shrinks * (more + 1)
+    window = np.where(taps < more, windows.take(entry), (taps + 3) & -4)
     narrow = window > width
-    return np.where(narrow, taps, window), np.where(narrow, narrow_path[down], paths[down, count])
+    return np.where(narrow, taps, window), np.where(narrow, narrow_paths.take(entry), paths.take(entry))
 
 
 @cache
 def _path_table(interpolation: str, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By (shrinks, number of taps): the window of the cheapest path, 0 for a multiple of four, and its place in the
-    kernel's list; by shrinks: the place of the path for boxes narrower than that window."""
+    """By (shrinks, number of taps), the last of which is any larger number: the window of the cheapest path, its place
+    in the kernel's list, and the place of the path for boxes narrower than the window."""
     from augment_gpu.kernels.crop import UNROLLED, paths
 
     known = paths(int(FILTER_REACH[interpolation]), channels)
-    place = np.zeros((2, UNROLLED + 2), dtype=np.int64)
-    for taps in range(UNROLLED + 2):
-        for down in (False, True):
+    windows, places, narrow = np.zeros((3, 2, UNROLLED + 2), dtype=np.int64)
+    for down in (False, True):
+        narrow[int(down)] = known.index((down, -1))
+        for taps in range(UNROLLED + 2):
             fitting = [unrolled for shrinks, unrolled in known if shrinks == down and unrolled >= max(taps, 1)]
-            place[int(down), taps] = known.index((down, min(fitting, default=0)))
-    sizes = np.array([unrolled for _, unrolled in known])[place]
-    return sizes, place, np.array([known.index((False, -1)), known.index((True, -1))])
+            unrolled = min(fitting, default=0)
+            places[int(down), taps] = known.index((down, unrolled))
+            windows[int(down), taps] = unrolled or -(-taps // 4) * 4
+    return windows, places, narrow
 
 
 def color_matrix(
@@ -173,41 +189,19 @@ def image_sizes(images: Images) -> tuple[np.ndarray, np.ndarray]:
     return np.full(count, height), np.full(count, width)
 
 
-def _geometry(images: Images, crop: CropParams) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row's image lies: offset (V,) int64 of its first value; geometry (V, 3) int64: height, width, values
-    from one image row to the next."""
+def check_crop(images: Images, crop: CropParams, size: int, interpolation: str) -> Places:
+    """Where each row's image lies. Raises ValueError, IndexError or TypeError unless every row can be computed without
+    reading outside its image."""
     if isinstance(images, RaggedBatch):
-        height, width = images.height.numpy()[crop.source], images.width.numpy()[crop.source]
-        geometry = np.stack([height, width, width * images.channels], axis=1, dtype=np.int64)
-        return images.offset.numpy()[crop.source], geometry
-    dense = np.array([images.shape[2], images.shape[3], images.stride(2)], dtype=np.int64)
-    return crop.source * images.stride(0), np.broadcast_to(dense, (len(crop), 3))
-
-
-def check_crop(images: Images, crop: CropParams, size: int, interpolation: str) -> None:
-    """Raises ValueError, IndexError or TypeError unless every row can be computed without reading outside its image."""
-    if isinstance(images, RaggedBatch):
-        channels, heights, widths = images.channels, images.height.numpy(), images.width.numpy()
-        sizes = heights.astype(np.int64) * widths * channels
-        largest = int(sizes.max(initial=0))
-        ends, offsets = images.offset.numpy() + sizes, images.offset.numpy()
-        if images.pixels.dtype != torch.uint8 or not images.pixels.is_contiguous():
-            raise TypeError(f"the batch's pixels are {images.pixels.dtype}; wanted contiguous torch.uint8")
-        if offsets.min(initial=0) < 0 or ends.max(initial=0) > images.pixels.numel() or sizes.min(initial=1) < 1:
-            raise ValueError(f"the batch's images do not lie within its {images.pixels.numel()} pixel values")
+        channels, (places, largest) = images.channels, _ragged_places(images)
     elif isinstance(images, torch.Tensor):
-        if images.ndim != 4:
-            raise ValueError(f"images have shape {tuple(images.shape)}; wanted (B, C, H, W) or a RaggedBatch")
-        if images.dtype not in (torch.uint8, torch.float32):
-            raise TypeError(f"images are {images.dtype}; wanted torch.uint8, or torch.float32 in [0, 1]")
-        batch, channels, height, width = images.shape
-        heights, widths = np.full(batch, height), np.full(batch, width)
-        largest = sum(images.stride(d) * (images.shape[d] - 1) for d in (1, 2, 3)) + 1
+        places, largest = _dense_places(images)
+        channels = images.shape[1]
     else:
         raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
     if channels not in (1, 3, 4):
         raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
-    side = max(heights.max(initial=0), widths.max(initial=0))
+    side = max(places.height.max(initial=0), places.width.max(initial=0))
     if side >= 2**24:  # where float32 boxes and the kernel's positions stop being exact
         raise ValueError(f"the longest side is {side} pixels; it must stay below 2**24")
     if largest >= 2**31:
@@ -216,4 +210,30 @@ def check_crop(images: Images, crop: CropParams, size: int, interpolation: str) 
         raise ValueError(f"interpolation is {interpolation!r}; it must be one of {', '.join(FILTER_REACH)}")
     if size < 1:
         raise ValueError(f"size is {size}; it must be at least 1")
-    crop.check(heights, widths)
+    height, width = crop.check(places.height, places.width)
+    return Places(places.offset[crop.source], height, width, places.stride[crop.source])
+
+
+def _ragged_places(images: RaggedBatch) -> tuple[Places, int]:
+    """Where the images of a batch lie, checked; and how many values the largest of them has."""
+    offset, height, width = images.offset.numpy(), images.height.numpy(), images.width.numpy()
+    stride = width.astype(np.int64) * images.channels
+    sizes = height * stride
+    ends = offset + sizes
+    if images.pixels.dtype != torch.uint8 or not images.pixels.is_contiguous():
+        raise TypeError(f"the batch's pixels are {images.pixels.dtype}; wanted contiguous torch.uint8")
+    if offset.min(initial=0) < 0 or ends.max(initial=0) > images.pixels.numel() or sizes.min(initial=1) < 1:
+        raise ValueError(f"the batch's images do not lie within its {images.pixels.numel()} pixel values")
+    return Places(offset, height, width, stride), int(sizes.max(initial=0))
+
+
+def _dense_places(images: torch.Tensor) -> tuple[Places, int]:
+    """The same of a (B, C, H, W) tensor."""
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {tuple(images.shape)}; wanted (B, C, H, W) or a RaggedBatch")
+    if images.dtype not in (torch.uint8, torch.float32):
+        raise TypeError(f"images are {images.dtype}; wanted torch.uint8, or torch.float32 in [0, 1]")
+    count, _, height, width = images.shape
+    largest = sum(images.stride(d) * (images.shape[d] - 1) for d in (1, 2, 3)) + 1
+    same = (np.full(count, value) for value in (height, width, images.stride(2)))
+    return Places(np.arange(count) * images.stride(0), *same), largest

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.boxes import within
 from augment_gpu.ops.crop import repeats_memory
 from augment_gpu.ops.operator import device_op, wants_gradient, writes_in_place
 from augment_gpu.ops.path import runs_triton, table_device
@@ -171,7 +172,7 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
     _check(shape, params)
     fill = 0.0 if params.fill == "noise" else params.fill
     # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
-    return [params.box, params.seed.view(np.int32), np.broadcast_to(np.asarray(fill, dtype=np.float32), (shape[1],))]
+    return [params.box, params.seed.view(np.int32), np.full(shape[1], fill, dtype=np.float32)]
 
 
 @device_op("cutout(Tensor(a!) images, Tensor[] tables, bool noise) -> ()", writes_in_place)
@@ -195,8 +196,7 @@ def _check(shape: Sequence[int], params: CutoutParams) -> None:
     batch, channels, height, width = shape
     if params.box.shape != (batch, 4) or params.seed.shape != (batch, _SEED_WORDS):
         raise ValueError(f"there are {len(params.box)} holes for {batch} images; wanted one a row")
-    x0, y0, x1, y1 = params.box.T
-    good = (x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)
+    good = within(params.box, height, width, empty=True)
     if not good.all():
         row = int((~good).argmax())
         raise ValueError(f"hole {params.box[row].tolist()} of row {row} lies outside the {width} × {height} image")

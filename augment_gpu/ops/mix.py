@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.boxes import within
 from augment_gpu.ops.operator import device_op, wants_gradient
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
@@ -192,8 +193,7 @@ def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) ->
     if size is None or not isinstance(params, CutmixParams):
         return [params.partner, params.lam]
     height, width = size
-    x0, y0, x1, y1 = params.box.T
-    if not ((x0 >= 0) & (y0 >= 0) & (x0 <= x1) & (y0 <= y1) & (x1 <= width) & (y1 <= height)).all():
+    if not within(params.box, height, width, empty=True).all():
         raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
     return [params.partner, params.lam, params.box]
 
