@@ -18,14 +18,12 @@ when it was stopped is kept in --output. Half an hour on a quiet core for each k
 import argparse
 import statistics
 import tempfile
-import zipfile
-from collections import Counter
-from collections.abc import Collection
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from archives import extract
 from common import machine, save
 from PIL import Image
 
@@ -56,27 +54,12 @@ PRETRAINING = {
 }
 
 
-def extract(archive: Path, folder: Path, classes: Collection[str], first: int, count: int) -> None:
-    """Writes pictures first … first + count − 1 of each class, in the order of their names, to folder/<class>/."""
-    met: Counter[str] = Counter()
-    with zipfile.ZipFile(archive) as files:
-        for name in sorted(files.namelist()):
-            *_, label, picture = ("", *name.split("/"))
-            if not picture or (classes and label not in classes):
-                continue
-            met[label] += 1
-            if first < met[label] <= first + count:
-                target = folder / label / picture
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(files.read(name))
-
-
 def pretrain(options: argparse.Namespace) -> Path:
     """The weights of a network that knows five classes."""
     data, run = options.output / "pretraining-data", options.output / "pretraining"
     if not data.exists():
-        extract(options.train, data / "train", PRETRAINED_ON, 0, options.pretraining_images)
-        extract(options.test, data / "val", PRETRAINED_ON, 0, TEST)
+        extract(options.train, data / "train", options.pretraining_images, classes=PRETRAINED_ON)
+        extract(options.test, data / "val", TEST, classes=PRETRAINED_ON)
     train(str(data), run, PRETRAINING, resume=(run / "config.json").exists())
     return run / "best.pt"
 
@@ -84,8 +67,8 @@ def pretrain(options: argparse.Namespace) -> Path:
 def make_data(options: argparse.Namespace, kind: str, count: int, seed: int, folder: Path) -> None:
     """folder/train and folder/val: other pictures for each seed."""
     if kind == "similar":
-        extract(options.train, folder / "train", SIMILAR, seed * count, count)
-        extract(options.test, folder / "val", SIMILAR, 0, TEST)
+        extract(options.train, folder / "train", count, first=seed * count, classes=SIMILAR)
+        extract(options.test, folder / "val", TEST, classes=SIMILAR)
     else:
         turn(options.train, folder / "train", seed * count, count)
         turn(options.test, folder / "val", 0, TEST)
@@ -96,7 +79,8 @@ def turn(archive: Path, folder: Path, first: int, count: int) -> None:
     picture is turned one way only."""
     every = len(SIMILAR)
     with tempfile.TemporaryDirectory() as scratch:
-        extract(archive, Path(scratch), SIMILAR, len(WAYS) * first // every, len(WAYS) * count // every)
+        taken = len(WAYS) * count // every
+        extract(archive, Path(scratch), taken, first=len(WAYS) * first // every, classes=SIMILAR)
         for label in SIMILAR:
             for number, path in enumerate(sorted(Path(scratch, label).iterdir())):
                 way = WAYS[number % len(WAYS)]

@@ -10,12 +10,11 @@ cores.
 
 import argparse
 import tempfile
-import zipfile
-from collections import Counter
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
+from archives import extract
 from common import machine, save
 
 from augment_gpu.data import ImageFolder
@@ -25,21 +24,6 @@ from augment_gpu.transfer.run_folder import load_run
 from augment_gpu.transfer.train import train
 
 KIND = "tta-study"
-
-
-def extract(archive: Path, folder: Path, per_class: int) -> int:
-    """Writes the first pictures of each class, in the order of their names, to folder/<class>/; returns how many."""
-    taken: Counter[str] = Counter()
-    with zipfile.ZipFile(archive) as files:
-        for name in sorted(files.namelist()):
-            *_, label, picture = ("", *name.split("/"))
-            if not picture or taken[label] == per_class:
-                continue
-            taken[label] += 1
-            target = folder / label / picture
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(files.read(name))
-    return taken.total()
 
 
 def study(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
