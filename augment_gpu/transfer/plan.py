@@ -18,9 +18,9 @@ Strategy = Literal["linear", "mlp", "top", "full", "lp-ft", "scratch"]
 Augmentation = Literal["none", "light", "medium", "strong"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
-# benchmarks/transfer_study.py compares both sides of these two lines: below the first a head on frozen features is as
-# good as fine-tuning, at a fraction of its cost; the second is where k-NN on frozen features is right half as often as
-# it could be beyond chance.
+# Lines of our own, on both sides of which benchmarks/transfer_study.py measures every strategy: below the first the
+# weights of a whole network are more than the images can tell; the second is where nearest neighbours on frozen
+# features are right half as often as they could be beyond chance.
 FEW_PER_CLASS = 100
 SIMILAR = 0.5
 # BiT's hyper-rule (Kolesnikov et al. 2020): below 20,000 images 500 steps, below 500,000 images 10,000 steps, else
