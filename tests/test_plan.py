@@ -37,6 +37,11 @@ def test_what_each_strategy_trains() -> None:
     assert plans["scratch"].epochs == 3 * plans["full"].epochs
 
 
+def test_few_images_keep_the_statistics_of_the_pretraining() -> None:
+    assert [plan_for("full", images).batch_norm for images in (999, 1000)] == ["eval", "train"]
+    assert plan_for("scratch", 10).batch_norm == "train"  # there are none to keep
+
+
 @pytest.mark.parametrize(
     ("images", "epochs"),
     [

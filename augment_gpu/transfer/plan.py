@@ -30,6 +30,9 @@ SIMILAR = 0.5
 _BIT_SMALL, _BIT_MEDIUM = 20_000, 500_000
 _BIT_SEEN = {"small": 500 * 512, "medium": 10_000 * 512, "large": 20_000 * 512}
 _MOST_EPOCHS, _LEAST_SEEN = 30, 500 * 64
+# Of so few images batch normalisation does better by the statistics of the pretraining than by its own: fine-tuning all
+# of tf_efficientnet_lite0 on 71 photographs of five classes, 67 % of 73 others against 45 %.
+_OWN_STATISTICS = 1_000
 # He et al. 2019, "Rethinking ImageNet pre-training": random weights reach what pretrained ones do, given some three
 # times as long.
 _SCRATCH_FACTOR = 3
@@ -147,7 +150,14 @@ def plan_for(strategy: Strategy, images: int) -> TransferPlan:
     size = "small" if images < _BIT_SMALL else "medium" if images < _BIT_MEDIUM else "large"
     epochs = max(min(_MOST_EPOCHS, -(-_BIT_SEEN[size] // images)), -(-_LEAST_SEEN // images))
     strength: Augmentation = "medium" if size == "small" else "strong"
-    plan = TransferPlan(strategy=strategy, epochs=epochs, augmentation=strength, reason=f"{strategy} was asked for")
+    statistics: Literal["eval", "train"] = "eval" if images < _OWN_STATISTICS and strategy != "scratch" else "train"
+    plan = TransferPlan(
+        strategy=strategy,
+        epochs=epochs,
+        augmentation=strength,
+        batch_norm=statistics,
+        reason=f"{strategy} was asked for",
+    )
     differences: dict[Strategy, dict[str, Any]] = {
         "linear": {"layers": 0, "augmentation": "light"},
         "mlp": {"layers": 0, "head": "mlp", "augmentation": "light"},
