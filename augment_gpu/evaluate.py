@@ -127,12 +127,13 @@ def evaluate(
     views = tta_for(model, recipe, tta, num_classes=count, max_views=max_views)
     predictor = Predictor(views, recipe, dataset) if tta == "none" else _KeepingPredictor(views, recipe, dataset)
     loader = open_loader(predictor, batch_size=batch_size, device=device, workers=workers)
+    alone = {"sync_on_compute": False}  # where several processes train, one of them evaluates
     metrics = MetricCollection(
         {
-            "top1": MulticlassAccuracy(count, average="micro"),
-            "topk": MulticlassAccuracy(count, top_k=k, average="micro"),
-            "calibration_error": MulticlassCalibrationError(count, n_bins=_BINS),
-            "confusion": MulticlassConfusionMatrix(count),
+            "top1": MulticlassAccuracy(count, average="micro", **alone),
+            "topk": MulticlassAccuracy(count, top_k=k, average="micro", **alone),
+            "calibration_error": MulticlassCalibrationError(count, n_bins=_BINS, **alone),
+            "confusion": MulticlassConfusionMatrix(count, **alone),
         },
         compute_groups=False,
     )
