@@ -13,7 +13,7 @@ _PACKAGES = ("augment_gpu", "torch", "torchvision", "triton", "kornia", "timm", 
 def info() -> str:
     """A page of text: versions, devices, paths."""
     lines = [f"python {platform.python_version()} on {platform.system()} {platform.machine()}"]
-    lines += [f"{package:12} {_version(package)}" for package in _PACKAGES]
+    lines += [f"{package:12} {installed_version(package)}" for package in _PACKAGES]
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     for device in devices:
         lines += ["", f"{device}: {_name(device)}"]
@@ -31,7 +31,7 @@ def info() -> str:
     return "\n".join(lines)
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
