@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained model on labelled images"))
     _add_predict(commands.add_parser("predict", help="print what a trained model sees in images"))
     _add_features(commands.add_parser("features", help="write what a network makes of images, for use elsewhere"))
+    _add_export(commands.add_parser("export", help="write a trained model for other programs"))
     _add_preview(commands.add_parser("preview", help="write a picture of what a recipe does"))
     _add_compare(commands.add_parser("compare", help="train by every strategy, and show what each is worth"))
     information = commands.add_parser("info", help="print devices, versions, and which path each op takes")
@@ -289,6 +290,21 @@ def _predict(given: dict[str, Any]) -> None:
     _deliver(writers if predictions else {}, lambda: print_predictions(predictions), unreadable, len(paths))
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_export)
+    _add_run(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="its ending says what it "
+                        "becomes: .onnx, .pt2 (a program for torch), .safetensors (weights); FILE.json, beside it, "
+                        "says what images to feed it")  # fmt: skip
+
+
+def _export(given: dict[str, Any]) -> None:
+    from augment_gpu.transfer.export import export_model
+
+    for path in export_model(given["folder"], given["output"], checkpoint=given["checkpoint"]):
+        print(f"wrote {printable(str(path))}")
+
+
 def _view_options(given: dict[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in ("tta", "batch_size", "max_views", "workers")}
     return {**options, "device": usable_device(given["device"])}
@@ -296,7 +312,7 @@ def _view_options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _check_outputs(given: Mapping[str, Any], *options: str) -> None:
     """Before the work that the files are to hold, which would be lost."""
-    from augment_gpu.transfer.checkpoint import check_writable
+    from augment_gpu.transfer.checkpoint import check_new
 
     chosen: dict[str, str] = {}
     for option in options:
@@ -306,14 +322,7 @@ def _check_outputs(given: Mapping[str, Any], *options: str) -> None:
         other = chosen.setdefault(os.path.realpath(output), option)
         if other != option:
             raise ValueError(f"--{other} and --{option} are both {output}; each needs a file of its own")
-        if output.exists():
-            raise FileExistsError(f"{output} exists; give another name")
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"{output.parent} is not a folder; {output} cannot be written")
-        try:
-            check_writable(output)
-        except OSError as error:
-            raise OSError(f"{output} cannot be written: {error.strerror}") from error
+        check_new(output)
 
 
 def _deliver(

@@ -52,9 +52,17 @@ class _Disk:
         return getattr(self._file, name)
 
 
-def check_writable(path: Path) -> None:
-    """Raises the OSError that write_atomically would raise where it cannot make a file, and leaves nothing behind."""
-    descriptor, temporary = _temporary(path)
+def check_new(path: Path) -> None:
+    """Raises FileExistsError where there is such a file, and the OSError that write_atomically would raise where it
+    cannot make one; leaves nothing behind."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists; give another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder; {path} cannot be written")
+    try:
+        descriptor, temporary = _temporary(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
     os.close(descriptor)
     os.unlink(temporary)
 
@@ -86,7 +94,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged bytes may be any program to the unpickler, and so raise anything
         if isinstance(error, OSError) and error.filename is not None:
             raise  # such as a file that may not be read
-        raise ValueError(f"{path} is damaged, or no checkpoint: {_first_line(error)}") from error
+        raise ValueError(f"{path} is damaged, or no checkpoint: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}; a dictionary is wanted")
     return state
@@ -99,6 +107,7 @@ def load_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Of its message, or its name where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
