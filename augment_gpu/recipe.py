@@ -12,6 +12,22 @@ from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
+from augment_gpu.ops.tone import (
+    autocontrast,
+    equalize,
+    grayscale,
+    invert,
+    posterize,
+    sample_autocontrast,
+    sample_equalize,
+    sample_grayscale,
+    sample_invert,
+    sample_posterize,
+    sample_sharpness,
+    sample_solarize,
+    sharpness,
+    solarize,
+)
 from augment_gpu.rng import Key
 
 # The ops that a recipe can name, each with its sampler. They work on (B, C, S, S) images in [0, 1], between the crop
@@ -19,6 +35,13 @@ from augment_gpu.rng import Key
 OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "color_jitter": (sample_color_jitter, color_jitter),
     "gaussian_blur": (sample_gaussian_blur, gaussian_blur),
+    "grayscale": (sample_grayscale, grayscale),
+    "invert": (sample_invert, invert),
+    "solarize": (sample_solarize, solarize),
+    "posterize": (sample_posterize, posterize),
+    "autocontrast": (sample_autocontrast, autocontrast),
+    "equalize": (sample_equalize, equalize),
+    "sharpness": (sample_sharpness, sharpness),
 }
 
 
