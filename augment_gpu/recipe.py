@@ -12,6 +12,20 @@ from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
+from augment_gpu.ops.geometry import (
+    affine,
+    perspective,
+    rotate,
+    sample_affine,
+    sample_perspective,
+    sample_rotate,
+    sample_shear,
+    sample_translate,
+    sample_vertical_flip,
+    shear,
+    translate,
+    vertical_flip,
+)
 from augment_gpu.ops.tone import (
     autocontrast,
     equalize,
@@ -42,6 +56,12 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "autocontrast": (sample_autocontrast, autocontrast),
     "equalize": (sample_equalize, equalize),
     "sharpness": (sample_sharpness, sharpness),
+    "affine": (sample_affine, affine),
+    "rotate": (sample_rotate, rotate),
+    "shear": (sample_shear, shear),
+    "translate": (sample_translate, translate),
+    "perspective": (sample_perspective, perspective),
+    "vertical_flip": (sample_vertical_flip, vertical_flip),
 }
 
 

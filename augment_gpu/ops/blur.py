@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import draw_span, on_rows, one_by_one
+from augment_gpu.ops.rows import check_images, draw_span, on_rows, one_by_one
 from augment_gpu.rng import Key
 
 
@@ -49,7 +49,8 @@ def gaussian_blur(images: torch.Tensor, params: GaussianBlurParams) -> torch.Ten
     reflected border cannot serve."""
     from kornia.filters import gaussian_blur2d
 
-    if images.ndim == 4 and params.kernel_size // 2 >= min(images.shape[2:]):
+    check_images("gaussian_blur", images, len(params))
+    if params.kernel_size // 2 >= min(images.shape[2:]):
         raise ValueError(
             f"kernel_size is {params.kernel_size}; images of {tuple(images.shape[2:])} are too small for it"
         )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import check_probability, on_rows, one_by_one
+from augment_gpu.ops.rows import check_images, check_probability, on_rows, one_by_one
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, uniform
 
@@ -71,7 +71,8 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
     """images: (B, C, H, W) floating point in [0, 1], C = 1 or 3; on one channel saturation and hue do nothing, as in
     torchvision. Returns a new tensor, or the very tensor it got where no sample is jittered. Raises ValueError for
     another C."""
-    if images.ndim == 4 and images.shape[1] not in (1, 3):
+    check_images("color_jitter", images, len(params))
+    if images.shape[1] not in (1, 3):
         raise ValueError(f"color_jitter got {images.shape[1]} channels; wanted 1 or 3")
     chosen = _chosen(params)
     factor, order = params.factor[chosen], params.order[chosen]

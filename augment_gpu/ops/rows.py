@@ -52,6 +52,14 @@ def draw_span(key: Key, index: ArrayLike, name: str, p: float, span: tuple[float
     return np.where(u[:, 0] < p, span[0] + (span[1] - span[0]) * u[:, 1], neutral)
 
 
+def check_images(name: str, images: torch.Tensor, count: int) -> None:
+    """Raises ValueError, naming the op, unless `images` is (count, C, H, W) floating point."""
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"{name} got {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
+    if count != len(images):
+        raise ValueError(f"{name} got {count} parameters for {len(images)} images")
+
+
 def on_rows(
     name: str,
     images: torch.Tensor,
@@ -66,10 +74,7 @@ def on_rows(
     as tensors beside the images. It gets the images as contiguous float32, perhaps the caller's own memory, which it
     must not change. name: of the op, for what is raised.
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"{name} got {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
-    if len(chosen) != len(images):
-        raise ValueError(f"{name} got {len(chosen)} parameters for {len(images)} images")
+    check_images(name, images, len(chosen))
     rows = np.flatnonzero(chosen)
     if len(rows) == 0:
         return images

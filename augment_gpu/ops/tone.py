@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import ChosenParams, Span, draw_chosen, draw_span, on_rows, one_by_one, span_of
+from augment_gpu.ops.rows import ChosenParams, Span, check_images, draw_chosen, draw_span, on_rows, one_by_one, span_of
 from augment_gpu.rng import Key
 
 # ---- grayscale
@@ -36,7 +36,8 @@ def grayscale(images: torch.Tensor, params: GrayscaleParams) -> torch.Tensor:
     """Three equal channels, the luma of ITU-R BT.601. Raises ValueError for images of other than three channels."""
     from kornia.color import rgb_to_grayscale
 
-    if images.ndim == 4 and images.shape[1] != 3:
+    check_images("grayscale", images, len(params))
+    if images.shape[1] != 3:
         raise ValueError(f"grayscale got {images.shape[1]} channels; it needs 3: red, green and blue")
     return on_rows("grayscale", images, params.chosen, lambda rows: rgb_to_grayscale(rows).expand_as(rows))
 
