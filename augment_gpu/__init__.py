@@ -14,6 +14,7 @@ from augment_gpu.ops.boxes import (
 from augment_gpu.ops.color import ColorJitterParams, color_jitter, color_jitter_reference, sample_color_jitter
 from augment_gpu.ops.crop import crop_resize_flip, crop_resize_flip_reference
 from augment_gpu.ops.cutout import CutoutParams, cutout, cutout_reference, sample_cutout, sample_random_erasing
+from augment_gpu.ops.elastic import ElasticParams, elastic, elastic_reference, sample_elastic
 from augment_gpu.ops.geometry import (
     AffineParams,
     PerspectiveParams,
@@ -39,6 +40,7 @@ from augment_gpu.ops.geometry import (
     vertical_flip,
     vertical_flip_reference,
 )
+from augment_gpu.ops.jpeg import JpegParams, jpeg, jpeg_reference, sample_jpeg
 from augment_gpu.ops.mix import (
     CutmixParams,
     MixupParams,
@@ -52,6 +54,7 @@ from augment_gpu.ops.mix import (
     sample_cutmix,
     sample_mixup,
 )
+from augment_gpu.ops.noise import GaussianNoiseParams, gaussian_noise, gaussian_noise_reference, sample_gaussian_noise
 from augment_gpu.ops.tone import (
     AutocontrastParams,
     EqualizeParams,
@@ -100,10 +103,13 @@ __all__ = [
     "CutmixParams",
     "CutoutParams",
     "DecodeError",
+    "ElasticParams",
     "EqualizeParams",
     "GaussianBlurParams",
+    "GaussianNoiseParams",
     "GrayscaleParams",
     "InvertParams",
+    "JpegParams",
     "Key",
     "Loader",
     "MixupParams",
@@ -131,15 +137,21 @@ __all__ = [
     "cutout",
     "cutout_reference",
     "data",
+    "elastic",
+    "elastic_reference",
     "equalize",
     "equalize_reference",
     "from_torchvision",
     "gaussian_blur",
     "gaussian_blur_reference",
+    "gaussian_noise",
+    "gaussian_noise_reference",
     "grayscale",
     "grayscale_reference",
     "invert",
     "invert_reference",
+    "jpeg",
+    "jpeg_reference",
     "mix_targets",
     "mix_targets_reference",
     "mixup",
@@ -159,10 +171,13 @@ __all__ = [
     "sample_color_jitter",
     "sample_cutmix",
     "sample_cutout",
+    "sample_elastic",
     "sample_equalize",
     "sample_gaussian_blur",
+    "sample_gaussian_noise",
     "sample_grayscale",
     "sample_invert",
+    "sample_jpeg",
     "sample_mixup",
     "sample_perspective",
     "sample_posterize",

@@ -12,6 +12,7 @@ from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
+from augment_gpu.ops.elastic import elastic, sample_elastic
 from augment_gpu.ops.geometry import (
     affine,
     perspective,
@@ -26,6 +27,8 @@ from augment_gpu.ops.geometry import (
     translate,
     vertical_flip,
 )
+from augment_gpu.ops.jpeg import jpeg, sample_jpeg
+from augment_gpu.ops.noise import gaussian_noise, sample_gaussian_noise
 from augment_gpu.ops.tone import (
     autocontrast,
     equalize,
@@ -62,6 +65,9 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "translate": (sample_translate, translate),
     "perspective": (sample_perspective, perspective),
     "vertical_flip": (sample_vertical_flip, vertical_flip),
+    "elastic": (sample_elastic, elastic),
+    "gaussian_noise": (sample_gaussian_noise, gaussian_noise),
+    "jpeg": (sample_jpeg, jpeg),
 }
 
 

@@ -52,6 +52,18 @@ def draw_span(key: Key, index: ArrayLike, name: str, p: float, span: tuple[float
     return np.where(u[:, 0] < p, span[0] + (span[1] - span[0]) * u[:, 1], neutral)
 
 
+def draw_whole(
+    key: Key, index: ArrayLike, name: str, p: float, option: str, value: Span, limits: tuple[int, int], neutral: int
+) -> np.ndarray:
+    """(B,) int64: uniform over the whole numbers of an option's span, both ends included, with probability p, else
+    `neutral`. Raises ValueError, naming the option, where an end is out of the limits or no whole number."""
+    low, high = span_of(option, value, *limits)
+    if low != int(low) or high != int(high):
+        raise ValueError(f"{option} is {value}; wanted whole numbers")
+    # Each whole number has a unit of length of its own.
+    return np.floor(draw_span(key, index, name, p, (low, high + 1), neutral)).astype(np.int64)
+
+
 def check_images(name: str, images: torch.Tensor, count: int) -> None:
     """Raises ValueError, naming the op, unless `images` is (count, C, H, W) floating point."""
     if images.ndim != 4 or not images.is_floating_point():

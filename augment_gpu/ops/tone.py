@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import ChosenParams, Span, check_images, draw_chosen, draw_span, on_rows, one_by_one, span_of
+from augment_gpu.ops.rows import (
+    ChosenParams,
+    Span,
+    check_images,
+    draw_chosen,
+    draw_span,
+    draw_whole,
+    on_rows,
+    one_by_one,
+    span_of,
+)
 from augment_gpu.rng import Key
 
 # ---- grayscale
@@ -111,12 +121,7 @@ class PosterizeParams:
 
 def sample_posterize(key: Key, index: ArrayLike, *, bits: int | tuple[int, int] = 4, p: float = 0.5) -> PosterizeParams:
     """bits: a whole number in [0, 8], or the range, both ends included, that it is uniform over."""
-    low, high = span_of("bits", bits, 0, 8)
-    if low != int(low) or high != int(high):
-        raise ValueError(f"bits is {bits}; wanted whole numbers")
-    # Each whole number has a unit of length of its own; 8.5 is rounded down, as the rest are.
-    drawn = draw_span(key, index, "posterize", p, (low, high + 1), 8)
-    return PosterizeParams(np.floor(drawn).astype(np.int64))
+    return PosterizeParams(draw_whole(key, index, "posterize", p, "bits", bits, (0, 8), 8))
 
 
 def posterize_reference(images: torch.Tensor, params: PosterizeParams) -> torch.Tensor:
