@@ -12,6 +12,39 @@ from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
+from augment_gpu.ops.elastic import elastic, sample_elastic
+from augment_gpu.ops.geometry import (
+    affine,
+    perspective,
+    rotate,
+    sample_affine,
+    sample_perspective,
+    sample_rotate,
+    sample_shear,
+    sample_translate,
+    sample_vertical_flip,
+    shear,
+    translate,
+    vertical_flip,
+)
+from augment_gpu.ops.jpeg import jpeg, sample_jpeg
+from augment_gpu.ops.noise import gaussian_noise, sample_gaussian_noise
+from augment_gpu.ops.tone import (
+    autocontrast,
+    equalize,
+    grayscale,
+    invert,
+    posterize,
+    sample_autocontrast,
+    sample_equalize,
+    sample_grayscale,
+    sample_invert,
+    sample_posterize,
+    sample_sharpness,
+    sample_solarize,
+    sharpness,
+    solarize,
+)
 from augment_gpu.rng import Key
 
 # The ops that a recipe can name, each with its sampler. They work on (B, C, S, S) images in [0, 1], between the crop
@@ -19,6 +52,22 @@ from augment_gpu.rng import Key
 OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "color_jitter": (sample_color_jitter, color_jitter),
     "gaussian_blur": (sample_gaussian_blur, gaussian_blur),
+    "grayscale": (sample_grayscale, grayscale),
+    "invert": (sample_invert, invert),
+    "solarize": (sample_solarize, solarize),
+    "posterize": (sample_posterize, posterize),
+    "autocontrast": (sample_autocontrast, autocontrast),
+    "equalize": (sample_equalize, equalize),
+    "sharpness": (sample_sharpness, sharpness),
+    "affine": (sample_affine, affine),
+    "rotate": (sample_rotate, rotate),
+    "shear": (sample_shear, shear),
+    "translate": (sample_translate, translate),
+    "perspective": (sample_perspective, perspective),
+    "vertical_flip": (sample_vertical_flip, vertical_flip),
+    "elastic": (sample_elastic, elastic),
+    "gaussian_noise": (sample_gaussian_noise, gaussian_noise),
+    "jpeg": (sample_jpeg, jpeg),
 }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.upload import upload
-from augment_gpu.rng import Key, uniform
+from augment_gpu.ops.rows import check_images, draw_span, on_rows, one_by_one
+from augment_gpu.rng import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,7 @@ def sample_gaussian_blur(
         raise ValueError(f"sigma is {sigma}; wanted 0 < low <= high")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is {kernel_size}; it must be odd and at least 1")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is {p}; a probability lies in [0, 1]")
-    u = uniform(key, np.asarray(index), "gaussian_blur", 2)
-    drawn = np.where(u[:, 0] < p, low + (high - low) * u[:, 1], 0)
+    drawn = draw_span(key, index, "gaussian_blur", p, sigma, 0)
     return GaussianBlurParams(drawn.astype(np.float32), kernel_size)
 
 
@@ -43,28 +40,26 @@ def gaussian_blur_reference(images: torch.Tensor, params: GaussianBlurParams) ->
     from torchvision.transforms.v2.functional import gaussian_blur as blur
 
     size = [params.kernel_size, params.kernel_size]
-    pairs = zip(images, params.sigma.tolist(), strict=True)
-    rows = [blur(image.float(), size, [sigma, sigma]).to(images.dtype) if sigma else image for image, sigma in pairs]
-    return torch.stack(rows) if rows else images.clone()
+    return one_by_one(images, params.sigma > 0, lambda image, sigma: blur(image, size, [sigma, sigma]), params.sigma)
 
 
 def gaussian_blur(images: torch.Tensor, params: GaussianBlurParams) -> torch.Tensor:
-    """images: (B, C, H, W) floating point. Returns a new tensor; only the samples that drew a blur are computed on.
-    Raises ValueError where the kernel reaches past the image's far side, which a reflected border cannot serve."""
+    """images: (B, C, H, W) floating point. Returns a new tensor, or the very tensor it got where no sample drew a blur;
+    only those that did are computed on. Raises ValueError where the kernel reaches past the image's far side, which a
+    reflected border cannot serve."""
     from kornia.filters import gaussian_blur2d
 
-    if len(params) != len(images):
-        raise ValueError(f"gaussian_blur got {len(params)} parameters for {len(images)} images")
+    check_images("gaussian_blur", images, len(params))
     if params.kernel_size // 2 >= min(images.shape[2:]):
         raise ValueError(
             f"kernel_size is {params.kernel_size}; images of {tuple(images.shape[2:])} are too small for it"
         )
-    blurred = images.clone()
-    chosen = np.flatnonzero(params.sigma)
-    if len(chosen):
+
+    def blur(rows: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         # Never a single row: one channel alone would go to another of torch's kernels, whose last bits differ.
-        pair = chosen if len(chosen) > 1 else np.repeat(chosen, 2)
-        rows, sigma = upload(images.device, pair, np.repeat(params.sigma[pair, None], 2, axis=1))
+        count = max(len(rows), 2)
+        pair = rows.expand(count, -1, -1, -1)
         size = (params.kernel_size, params.kernel_size)
-        blurred[rows] = gaussian_blur2d(images[rows], size, sigma).to(images.dtype)
-    return blurred
+        return gaussian_blur2d(pair, size, sigma.view(-1, 1).expand(count, 2))[: len(rows)]
+
+    return on_rows("gaussian_blur", images, params.sigma > 0, blur, params.sigma)

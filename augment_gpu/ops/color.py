@@ -7,8 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.rows import check_images, check_probability, on_rows, one_by_one
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, uniform
+
+_NEUTRAL = np.array([1, 1, 1, 0], dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +43,13 @@ def sample_color_jitter(
             raise ValueError(f"{name} is {strength}; it must be at least 0")
     if not 0 <= hue <= 0.5:
         raise ValueError(f"hue is {hue}; it must lie in [0, 0.5] turns")
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is {p}; a probability lies in [0, 1]")
+    check_probability(p)
     u = uniform(key, np.asarray(index), "color_jitter", 9)
     spread = np.array([brightness, contrast, saturation, hue])
-    low = np.maximum(np.array([1, 1, 1, 0]) - spread, [0, 0, 0, -0.5])
-    high = np.array([1, 1, 1, 0]) + spread
+    low = np.maximum(_NEUTRAL - spread, [0, 0, 0, -0.5])
+    high = _NEUTRAL + spread
     chosen = u[:, 8:] < p
-    factor = np.where(chosen, low + (high - low) * u[:, :4], [1, 1, 1, 0])
+    factor = np.where(chosen, low + (high - low) * u[:, :4], _NEUTRAL)
     return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
 
 
@@ -56,25 +58,35 @@ def color_jitter_reference(images: torch.Tensor, params: ColorJitterParams) -> t
     from torchvision.transforms.v2 import functional as F
 
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
-    jittered = []
-    for image, factor, order in zip(images, params.factor.tolist(), params.order.tolist(), strict=True):
-        value = image.float()
+
+    def jitter(image: torch.Tensor, factor: list[float], order: list[int]) -> torch.Tensor:
         for step in order:
-            value = adjust[step](value, factor[step])
-        jittered.append(value)
-    return torch.stack(jittered).to(images.dtype) if jittered else images.clone()
+            image = adjust[step](image, factor[step])
+        return image
+
+    return one_by_one(images, _chosen(params), jitter, params.factor, params.order)
 
 
 def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tensor:
-    """images: (B, C, H, W) in [0, 1], C = 1 or 3; on one channel saturation and hue do nothing, as in torchvision.
-    Returns a new tensor. Raises ValueError for another C."""
+    """images: (B, C, H, W) floating point in [0, 1], C = 1 or 3; on one channel saturation and hue do nothing, as in
+    torchvision. Returns a new tensor, or the very tensor it got where no sample is jittered. Raises ValueError for
+    another C."""
+    check_images("color_jitter", images, len(params))
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"color_jitter got {images.shape[1]} channels; wanted 1 or 3")
+    chosen = _chosen(params)
+    factor, order = params.factor[chosen], params.order[chosen]
+    return on_rows("color_jitter", images, chosen, lambda rows: _jitter(rows, factor, order))
+
+
+def _chosen(params: ColorJitterParams) -> np.ndarray:
+    chosen: np.ndarray = (params.factor != _NEUTRAL).any(axis=1)
+    return chosen
+
+
+def _jitter(images: torch.Tensor, factor: np.ndarray, order: np.ndarray) -> torch.Tensor:
     from kornia.enhance import adjust_brightness_accumulative, adjust_hue, adjust_saturation_with_gray_subtraction
 
-    channels = images.shape[1]
-    if channels not in (1, 3):
-        raise ValueError(f"color_jitter got {channels} channels; wanted 1 or 3")
-    if len(params) != len(images):
-        raise ValueError(f"color_jitter got {len(params)} parameters for {len(images)} images")
     adjust = (
         adjust_brightness_accumulative,
         _adjust_contrast,
@@ -82,18 +94,17 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
         lambda image, turns: adjust_hue(image, turns * (2 * np.pi)),
     )
     # The orders differ, so in each of the four places the rows are grouped by the step that stands there.
-    neutral = params.factor == np.array([1, 1, 1, 0], dtype=np.float32)
     work = []
     for place in range(4):
-        for step in range(4 if channels == 3 else 2):
-            rows = np.flatnonzero((params.order[:, place] == step) & ~neutral[:, step])
+        for step in range(4 if images.shape[1] == 3 else 2):
+            rows = np.flatnonzero((order[:, place] == step) & (factor[:, step] != _NEUTRAL[step]))
             if len(rows):
-                work.append((adjust[step], rows, params.factor[rows, step]))
-    jittered = images.float() if images.dtype != torch.float32 else images.clone()
-    tables = upload(images.device, *(array for _, rows, factor in work for array in (rows, factor)))
-    for (function, _, _), where, factor in zip(work, tables[0::2], tables[1::2], strict=True):
-        jittered[where] = function(jittered[where], factor)
-    return jittered.to(images.dtype)
+                work.append((adjust[step], rows, factor[rows, step]))
+    jittered = images.clone()
+    tables = upload(images.device, *(array for _, rows, values in work for array in (rows, values)))
+    for (function, _, _), where, values in zip(work, tables[0::2], tables[1::2], strict=True):
+        jittered[where] = function(jittered[where], values)
+    return jittered
 
 
 def _adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
