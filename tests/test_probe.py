@@ -53,8 +53,10 @@ def test_a_fitted_head_is_a_run_like_others(folder, weights, tmp_path, strategy,
     assert main(["evaluate", str(output), str(folder), "--json", str(tmp_path / "e.json")]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["nll"] == pytest.approx(row["val_loss"], abs=1e-5)
     before = (output / "last.pt").read_bytes()
+    (output / "report.html").unlink()  # as if it had been cut off right before
     assert train(None, output, {}, resume=True) == [row]
     assert (output / "last.pt").read_bytes() == before
+    assert (output / "report.html").exists()
 
 
 def test_the_training_loss_is_that_of_the_head_on_every_view(folder, weights, tmp_path) -> None:
