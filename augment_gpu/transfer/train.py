@@ -59,8 +59,9 @@ def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
     last = setup.output / "last.pt"
     if goes_on and setup.plan.frozen_features:  # it was saved when it was finished
         metrics: list[dict[str, Any]] = load_checkpoint(last)["metrics"]
-        write_metrics(setup, metrics)  # these two may have been cut off
-        write_report(setup.output, setup.val_data, device=setup.device, workers=setup.config.workers)
+        if setup.ranks.leads:  # these two may have been cut off
+            write_metrics(setup, metrics)
+            write_report(setup.output, setup.val_data, device=setup.device, workers=setup.config.workers)
         return metrics
     if not goes_on:
         if setup.plan.probe:
