@@ -133,3 +133,18 @@ def test_shared_out_weights_train_as_whole_ones_and_resume(folder: Path, tmp_pat
     assert start(2, folder, output, "--resume") == 0
     assert weights(output).keys() == weights(alone).keys()
     assert distance(alone, output) < TOLERANCE
+
+
+def test_a_head_is_fitted_by_the_first_process_and_validated_by_all(
+    folder: Path, tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ["--model", "test_convnext", "--weights", str(alone / "best.pt"), "--size", "32", "--batch-size", "8"]
+    rows = []
+    for processes in (1, 2):
+        output = tmp_path / f"run{processes}"
+        assert start(processes, folder, output, *options, "--strategy", "linear", "--views", "2") == 0
+        rows.append(json.loads((output / "metrics.jsonl").read_text()))
+        assert (output / "report.html").exists()
+    assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], abs=1e-5)
+    assert rows[0]["images"] == rows[1]["images"] == 24 * 2

@@ -468,3 +468,24 @@ def test_compiled_it_trains_the_same(folder, tmp_path, monkeypatch):
     eager = train(str(folder), tmp_path / "eager", settings)
     compiled = train(str(folder), tmp_path / "compiled", {**settings, "compile": True})
     assert compiled[0]["train_loss"] == pytest.approx(eager[0]["train_loss"], rel=1e-3)
+
+
+def test_a_step_that_ruins_the_weights_after_a_finite_loss_is_not_saved(folder, tmp_path):
+    """One step an epoch, whose loss is still that of the weights before it."""
+    given = {**SMALL, "batch_size": 24, "epochs": 5, "warmup_epochs": 0.0, "optimizer": "sgd", "lr": 1e30}
+    with pytest.raises(DivergedError, match="the validation loss is nan after step 1; try a lower --lr"):
+        train(str(folder), tmp_path / "run", given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_classes(folder, tmp_path, monkeypatch):
+    """Of which there are as many, so that the images would be learned under each other's names."""
+    root = copied(folder, tmp_path)
+    interrupt_at(monkeypatch, Updates, "step", 3)
+    with pytest.raises(InterruptedRunError):
+        train(str(root), tmp_path / "run", SMALL)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    (root / "green_right").rename(root / "z")
+    with pytest.raises(ValueError, match=r"has classes \['red_right', 'z'\]; when the run began they were"):
+        train(None, tmp_path / "run", {}, resume=True)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before

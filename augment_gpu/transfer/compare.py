@@ -49,6 +49,10 @@ def compare(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
+    if scratch_epochs is not None and scratch_epochs < 1:
+        raise ValueError(f"scratch_epochs is {scratch_epochs}; it must be at least 1")
+    if len(set(strategies)) < len(strategies):
+        raise ValueError(f"strategies names one twice: {', '.join(strategies)}")
     for strategy in strategies:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategies names {strategy!r}; known are {', '.join(STRATEGIES)}")

@@ -4,10 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+
+# What the first rank does alone, such as fitting a head to the features of all images, the others wait for.
+_PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def joined_ranks(device: str | None) -> Iterator[tuple[Ranks, str | None]]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     # gloo beside NCCL: what the host has to know, such as that a stop was asked for, must not wait for the GPU.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), world_size), device
     finally:

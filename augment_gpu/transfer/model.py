@@ -128,7 +128,7 @@ def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str] | None]:
             raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     state: dict[str, Any] = load_checkpoint(Path(path))
     classes = state["classes"] if isinstance(state.get("classes"), list) else None
-    for name in ("model", "state_dict"):
+    for name in ("average", "model", "state_dict"):
         if isinstance(state.get(name), dict):
             state = state[name]
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):

@@ -29,7 +29,7 @@ SIMILAR = 0.5
 # more.
 _BIT_SMALL, _BIT_MEDIUM = 20_000, 500_000
 _BIT_SEEN = {"small": 500 * 512, "medium": 10_000 * 512, "large": 20_000 * 512}
-_MOST_EPOCHS, _LEAST_SEEN = 30, 500 * 64
+_MOST_EPOCHS, _LEAST_SEEN, _MOST_OF_FEW = 30, 500 * 64, 320
 # Of so few images batch normalisation does better by the statistics of the pretraining than by its own: fine-tuning all
 # of tf_efficientnet_lite0 on 71 photographs of five classes, 67 % of 73 others against 45 %.
 _OWN_STATISTICS = 1_000
@@ -97,6 +97,8 @@ class TransferPlan:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1]")
+        if self.strategy in ("linear", "mlp") and self.layers != 0:
+            raise ValueError(f"strategy is {self.strategy} and layers is {self.layers}; a head alone trains, layers 0")
         if self.head == "mlp" and self.layers != 0:
             raise ValueError(
                 f"head is 'mlp' and layers is {self.layers}; an mlp is fitted to frozen features, layers 0"
@@ -148,11 +150,11 @@ def plan_for(strategy: Strategy, images: int) -> TransferPlan:
         raise ValueError(f"strategy is {strategy!r}; it must be auto or one of {', '.join(STRATEGIES)}")
     size: Literal["small", "medium", "large"]
     size = "small" if images < _BIT_SMALL else "medium" if images < _BIT_MEDIUM else "large"
-    epochs = max(min(_MOST_EPOCHS, -(-_BIT_SEEN[size] // images)), -(-_LEAST_SEEN // images))
+    epochs = max(min(_MOST_EPOCHS, -(-_BIT_SEEN[size] // images)), min(-(-_LEAST_SEEN // images), _MOST_OF_FEW))
     strength: Augmentation = "medium" if size == "small" else "strong"
     statistics: Literal["eval", "train"] = "eval" if images < _OWN_STATISTICS and strategy != "scratch" else "train"
     plan = TransferPlan(
-        strategy=strategy,
+        strategy="full",
         epochs=epochs,
         augmentation=strength,
         batch_norm=statistics,
@@ -167,4 +169,4 @@ def plan_for(strategy: Strategy, images: int) -> TransferPlan:
         "lp-ft": {"probe": True, "lr": plan.lr / 10, "backbone_lr": plan.lr / 10, "layer_decay": 0.75},
         "scratch": {"epochs": epochs * _SCRATCH_FACTOR},
     }
-    return plan.changed(differences[strategy])
+    return plan.changed({"strategy": strategy, **differences[strategy]})

@@ -22,14 +22,14 @@ _CHUNK = 65536  # rows of features that are turned into float32 at a time
 
 def fit_head(setup: Setup) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Fits the plan's head, validates the whole network, and writes the run folder's files; returns the one row of
-    metrics, and (path, reason) of each training image that could not be read."""
-    if setup.ranks.world_size > 1:
-        raise ValueError(
-            f"strategy {setup.plan.strategy} computes features once, in one process; start it without torchrun"
-        )
+    metrics, and (path, reason) of each training image that could not be read. Of several ranks the first fits, and the
+    others wait."""
     clock = time.perf_counter()
-    features, head = _fitted(setup)
-    train_loss = _loss(head, features)
+    found = None
+    if setup.ranks.leads:
+        features, fitted = _fitted(setup)
+        found = fitted, _loss(fitted, features), *features.values.shape[:2], features.skipped
+    head, train_loss, images, views, skipped = setup.ranks.from_first(found)
     set_head(setup.model, head)
     seconds = time.perf_counter() - clock
     with progress_bar() as progress:
@@ -43,27 +43,27 @@ def fit_head(setup: Setup) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]
             ranks=setup.ranks,
             progress=progress,
         )
-    images = len(features.labels) * features.values.shape[1]
     row = {
         "epoch": 0,
         "lr": setup.plan.lr,
         "train_loss": train_loss,
-        "images": images,
+        "images": images * views,
         "steps": 0,
-        "images_per_second": images / seconds,
+        "images_per_second": images * views / seconds,
         "seconds": seconds,
         **measured,
     }
-    save_checkpoint(setup.output / "best.pt", setup.result(setup.model, row))
-    save_checkpoint(setup.output / "last.pt", {**setup.result(setup.model, row), "metrics": [row]})
-    write_metrics(setup, [row])
+    if setup.ranks.leads:
+        save_checkpoint(setup.output / "best.pt", setup.result(setup.model, row))
+        save_checkpoint(setup.output / "last.pt", {**setup.result(setup.model, row), "metrics": [row]})
+        write_metrics(setup, [row])
     setup.say(
-        f"{setup.plan.head} head on {features.values.shape[1]} views of {len(features.labels)} images  train loss "
-        f"{row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  val top-1 {row['val_top1']:.1%}  {seconds:.1f} s"
+        f"{setup.plan.head} head on {views} views of {images} images  train loss {train_loss:.4f}  "
+        f"val loss {row['val_loss']:.4f}  val top-1 {row['val_top1']:.1%}  {seconds:.1f} s"
     )
-    for path, reason in features.skipped:
+    for path, reason in skipped:
         setup.say(f"skipped {path}: {reason}")
-    return [row], features.skipped
+    return [row], skipped
 
 
 def probe_first(setup: Setup) -> None:

@@ -1,6 +1,7 @@
 """The training loop: epochs of steps, validation after each, every step of it resumable."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -14,7 +15,7 @@ from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint, wr
 from augment_gpu.transfer.interrupt import stop_requests
 from augment_gpu.transfer.setup import Setup
 from augment_gpu.transfer.tensorboard import metrics_writer
-from augment_gpu.transfer.updates import Batch, DivergedError, Updates, balanced_weights, cosine_with_warmup
+from augment_gpu.transfer.updates import LOWER, Batch, DivergedError, Updates, balanced_weights, cosine_with_warmup
 from augment_gpu.transfer.validate import validate
 
 
@@ -33,7 +34,9 @@ class Run:
         weights = None
         if self.config.class_weights is not None:
             weights = balanced_weights(setup.train_targets, len(setup.classes)).to(setup.device)
-        schedule = cosine_with_warmup(round(self.config.warmup_epochs * self.steps), setup.plan.epochs * self.steps)
+        total = setup.plan.epochs * self.steps
+        # Of a short run a warm-up of whole epochs would leave nothing.
+        schedule = cosine_with_warmup(min(round(self.config.warmup_epochs * self.steps), total // 5), total)
         self.updates = Updates(
             setup.model,
             setup.plan,
@@ -57,6 +60,7 @@ class Run:
         return {
             "model_name": self.config.model,
             "head": self.setup.plan.head,
+            "classes": self.setup.classes,
             **self.updates.state_dict(),
             "loader": self.train_loader.state_dict(),
             "metrics": self.metrics,
@@ -105,6 +109,8 @@ class Run:
                 if self.train_loader.epoch == epoch:  # else it was trained, and stopped while it was validated
                     self._train_epoch(epoch, progress, stopped)
                 row = {"epoch": epoch, **self._train_metrics(), **self._validate(progress, stopped)}
+                if not math.isfinite(row["val_loss"]):  # the last step may have ruined the weights after its loss
+                    raise DivergedError(f"the validation loss is {row['val_loss']} after step {row['steps']}; {LOWER}")
                 self.metrics.append(row)
                 write(row)
                 self.loss_sum.zero_()
@@ -203,7 +209,7 @@ class Run:
             save_checkpoint(self.best, self.setup.result(self.setup.model, row, weights))
 
     def _save(self) -> None:
-        self.updates.check()
+        self.updates.check(weights=True)
         state = self.state()
         if self.ranks.leads:
             save_checkpoint(self.last, state)

@@ -174,7 +174,9 @@ def _adjusted(plan: TransferPlan, config: TrainConfig) -> TransferPlan:
     """The plan with what the configuration says of it. Other learning rates keep their proportion to the head's."""
     given = dict(config.plan or {})
     # SGD's learning rates are another scale: 0.1 for a batch of 256 is where AdamW has 0.001 (He et al. 2016).
-    factor = 100 * config.batch_size / 256 if config.optimizer == "sgd" else 1.0
+    # Heads on frozen features are not its business.
+    sgd = config.optimizer == "sgd" and not plan.frozen_features
+    factor = 100 * config.batch_size / 256 if sgd else 1.0
     lr = config.lr if isinstance(config.lr, int | float) else plan.lr * factor
     plan = plan.changed({"lr": lr, "backbone_lr": plan.backbone_lr * lr / plan.lr})
     if config.epochs is not None:

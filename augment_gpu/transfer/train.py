@@ -13,7 +13,7 @@ from augment_gpu.transfer.distributed import Ranks, joined_ranks
 from augment_gpu.transfer.lr_finder import find_lr
 from augment_gpu.transfer.probe import fit_head, probe_first
 from augment_gpu.transfer.report import write_report
-from augment_gpu.transfer.run import Run
+from augment_gpu.transfer.run import Run, write_metrics
 from augment_gpu.transfer.setup import Setup, set_up, with_lr
 from augment_gpu.transfer.tensorboard import require_tensorboard
 from augment_gpu.transfer.updates import DivergedError
@@ -33,18 +33,22 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
     that fails before it saved anything leaves no folder behind.
     """
     with joined_ranks(given.get("device")) as (ranks, device):
-        config, data, stored = _configured(data, output, given, ranks, resume=resume)
+        config, data, plan, classes = _configured(data, output, given, ranks, resume=resume)
         last = output / "last.pt"
         goes_on = ranks.from_first(resume and last.exists())
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             # A run that goes on takes its weights from last.pt: nothing is fetched for it again.
-            setup = set_up(data, config, output, ranks, device=device, stored=stored, initial=not goes_on)
+            setup = set_up(data, config, output, ranks, device=device, stored=plan, initial=not goes_on)
+            if classes is not None and classes != setup.classes:
+                raise ValueError(f"{setup.data} has classes {setup.classes}; when the run began they were {classes}")
+            if ranks.rank:  # else dropout would be the same on all ranks
+                torch.manual_seed(config.seed + ranks.rank)
             try:
                 return _run(setup, goes_on=goes_on)
             except BaseException as error:
                 kept = last.exists()
-                if ranks.leads and not resume and output.exists() and not kept:
+                if ranks.leads and not resume and output.exists() and not kept and not (output / "best.pt").exists():
                     shutil.rmtree(output)
                 if isinstance(error, DivergedError) and kept:
                     raise DivergedError(f"{error}; {last} is from before that, and is kept") from error
@@ -54,7 +58,11 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
 def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
     last = setup.output / "last.pt"
     if goes_on and setup.plan.frozen_features:  # it was saved when it was finished
-        return load_checkpoint(last)["metrics"]
+        metrics: list[dict[str, Any]] = load_checkpoint(last)["metrics"]
+        if setup.ranks.leads:  # these two may have been cut off
+            write_metrics(setup, metrics)
+            write_report(setup.output, setup.val_data, device=setup.device, workers=setup.config.workers)
+        return metrics
     if not goes_on:
         if setup.plan.probe:
             probe_first(setup)
@@ -84,8 +92,10 @@ def _describe(setup: Setup) -> None:
 
 def _configured(
     data: str | None, output: Path, given: Mapping[str, Any], ranks: Ranks, *, resume: bool
-) -> tuple[TrainConfig, str | None, Mapping[str, Any] | None]:
-    """The configuration, the data folder, and the plan of a run that goes on."""
+) -> tuple[TrainConfig, str | None, Mapping[str, Any] | None, list[str] | None]:
+    """The configuration and the data folder; and of a run that goes on its plan and its classes."""
+    if given.get("weights") is not None:
+        given = {**given, "weights": str(Path(given["weights"]).resolve())}
     stored: dict[str, Any] = {}
     if resume:
         path = output / "config.json"
@@ -106,7 +116,7 @@ def _configured(
         require_tensorboard()
     if config.fsdp and ranks.world_size == 1:
         raise ValueError("fsdp is set, and this is one process; start it through torchrun")
-    return config, data, stored.get("plan")
+    return config, data, stored.get("plan"), stored.get("classes")
 
 
 def _check_same(output: Path, stored: dict[str, Any], data: str | None, given: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from augment_gpu.transfer.plan import TransferPlan
 Batch = tuple[torch.Tensor, torch.Tensor]  # images and targets
 # On a GPU the loss is looked at once in so many steps, since looking means waiting.
 _CHECKED_EVERY = 50
+LOWER = "try a lower --lr, or --clip 1"
 
 
 class DivergedError(ValueError):
@@ -91,14 +92,14 @@ class Updates:
         if self.average is not None:
             self.average.update(self.model, self.steps)
 
-    def check(self) -> None:
-        """Raises DivergedError where a step since the last check had a loss that is NaN or infinite. Waits for the
-        device."""
+    def check(self, *, weights: bool = False) -> None:
+        """Raises DivergedError where a step since the last check had a loss that is NaN or infinite, or where a weight
+        is so now: the last step may have ruined them after its loss. Waits for the device."""
         step = int(self._diverged_at)
         if step >= 0:
-            raise DivergedError(
-                f"the training loss is no number any more since step {step}; try a lower --lr, or --clip 1"
-            )
+            raise DivergedError(f"the training loss is no number any more since step {step}; {LOWER}")
+        if weights and not all(bool(torch.isfinite(parameter).all()) for parameter in self._trained()):
+            raise DivergedError(f"the weights are no numbers any more after step {self.steps}; {LOWER}")
 
     def autocast(self, dtype: torch.dtype) -> torch.autocast:
         """For images of this dtype: of 16 bits, they would not go into float32 weights."""
