@@ -19,6 +19,7 @@ from augment_gpu.ops.boxes import (
 from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
 from augment_gpu.ops.cutout import CutoutParams, plan_cutout, run_cutout, sample_cutout, sample_random_erasing
+from augment_gpu.ops.foreign import run_foreign, sample_foreign
 from augment_gpu.ops.mix import (
     MixParams,
     one_hot,
@@ -38,7 +39,8 @@ from augment_gpu.rng import Key, uniform
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order."""
+    """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order; of a
+    callable its seed."""
 
     crop: CropParams
     ops: tuple[Any, ...] = ()
@@ -53,7 +55,10 @@ def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths:
         holes.append(sample_cutout(key, index, size=recipe.size, length=recipe.cutout, fill=recipe.fill))
     if recipe.reprob:
         holes.append(sample_random_erasing(key, index, size=recipe.size, p=recipe.reprob, fill=recipe.fill))
-    ops = tuple(OPS[name][0](key, index, **options) for name, options in recipe.ops)
+    ops = tuple(
+        sample_foreign(key, index, place) if callable(op) else OPS[op[0]][0](key, index, **op[1])
+        for place, op in enumerate(recipe.ops)
+    )
     return Draws(_draw_crop(recipe, key, index, heights, widths), ops, tuple(holes))
 
 
@@ -180,8 +185,8 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     images = empty_images(shape, dtype, recipe.channels_last, batch.images.device)
     run_crop(batch.images, batch.crop, images, recipe.interpolation, recipe.antialias, recipe.exact, True)
     if not fused:
-        for (name, _), params in zip(recipe.ops, batch.ops, strict=True):
-            images = OPS[name][1](images, params)
+        for op, params in zip(recipe.ops, batch.ops, strict=True):
+            images = run_foreign(op, images, params) if callable(op) else OPS[op[0]][1](images, params)
         images = _normalize(images, recipe)
     for holes in batch.holes:
         run_cutout(images, holes, recipe.fill == "noise")

@@ -13,6 +13,7 @@ from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
 from augment_gpu.ops.elastic import elastic, sample_elastic
+from augment_gpu.ops.foreign import Foreign, name_of
 from augment_gpu.ops.geometry import (
     affine,
     perspective,
@@ -78,6 +79,10 @@ class Recipe:
     size: side of the output. crop: "random_resized" (scale, ratio), "scale_jitter" (short_side), or "center", the
     evaluation view in training too, mirrored by `flip`. flip: probability of a mirror image. ops: (name, options)
     pairs, applied in order, whose options are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}).
+    Among them may stand a module of kornia.augmentation or any other callable, of (B, C, S, S) float32 in [0, 1] to as
+    many images. It sees the whole batch, under torch generators seeded by (seed, epoch, index of the batch's first
+    sample): the same batches repeat, but a sample's picture depends on the batch, and neither replay nor to_dict takes
+    such a recipe. What it draws elsewhere, from NumPy or Python, is its own business.
     cutout: side of the square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are
     filled with, in normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha,
     alpha), 0 for off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need
@@ -96,7 +101,7 @@ class Recipe:
     flip: float = 0.5
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     antialias: bool = True
-    ops: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    ops: tuple[tuple[str, Mapping[str, Any]] | Foreign, ...] = ()
     cutout: int = 0
     reprob: float = 0.0
     fill: Fill = 0.0
@@ -118,13 +123,8 @@ class Recipe:
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         if not isinstance(self.ops, Sequence) or isinstance(self.ops, str):
-            raise ValueError(f"ops is {self.ops!r}; wanted a list of (name, options) pairs")
-        for op in self.ops:
-            if isinstance(op, str) or len(op) != 2 or not isinstance(op[1], Mapping):
-                raise ValueError(f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}})')
-        # JSON turns pairs into lists; tuples again, so that a recipe that was stored equals itself.
-        ops = tuple((name, {k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}) for name, o in self.ops)
-        object.__setattr__(self, "ops", ops)
+            raise ValueError(f"ops is {self.ops!r}; wanted a list of (name, options) pairs or callables")
+        object.__setattr__(self, "ops", tuple(op if callable(op) else _pair(op) for op in self.ops))
         self._check_types()
         self._check()
 
@@ -180,8 +180,9 @@ class Recipe:
             raise ValueError(f"short_side is {self.short_side}; wanted size ({self.size}) <= low <= high")
         if self.num_classes is None and (self.mixes or self.label_smoothing):
             raise ValueError("num_classes is None; mixing and label smoothing need the number of classes")
-        names = [name for name, _ in self.ops]
-        for name, options in self.ops:
+        pairs = [op for op in self.ops if not callable(op)]
+        names = [name for name, _ in pairs]
+        for name, options in pairs:
             if name not in OPS:
                 raise ValueError(f"ops names {name!r}; known are {', '.join(OPS)}")
             if names.count(name) > 1:
@@ -206,6 +207,11 @@ class Recipe:
         return self.mixes or self.label_smoothing > 0
 
     @property
+    def foreign_ops(self) -> list[Foreign]:
+        """The callables among the ops."""
+        return [op for op in self.ops if callable(op)]
+
+    @property
     def evaluation_resize(self) -> int:
         return round(self.size * 8 / 7) if self.resize is None else self.resize
 
@@ -214,7 +220,10 @@ class Recipe:
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, as JSON has them."""
+        """Plain numbers, strings and lists, as JSON has them. Raises ValueError for a recipe with a callable among its
+        ops."""
+        if self.foreign_ops:
+            raise ValueError(f"ops holds {name_of(self.foreign_ops[0])}, a callable, which no file can hold")
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     @classmethod
@@ -225,6 +234,17 @@ class Recipe:
             if name not in known:
                 raise ValueError(f"a recipe has no {name!r}; known are {', '.join(known)}")
         return cls(**values)
+
+
+def _pair(op: Any) -> tuple[str, dict[str, Any]]:
+    """An op and its options. JSON turns pairs into lists; tuples again, so that a recipe that was stored equals
+    itself."""
+    if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
+        raise ValueError(
+            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables'
+        )
+    name, options = op
+    return name, {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from augment_gpu.ops.crop_plan import image_sizes
+from augment_gpu.ops.foreign import name_of
 from augment_gpu.ops.mix import MixParams
 from augment_gpu.ops.path import require_bfloat16, require_triton
 from augment_gpu.pipeline import Prepared, augment, draw, draw_mix, evaluation_draws, prepare
@@ -150,8 +151,12 @@ def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> t
     """(C, S, S): the very picture of one sample that a run with this seed saw in this epoch, before mixing; computed on
     the CPU, so a GPU's within the rounding that crop_resize_flip states.
 
-    dataset: anything whose dataset[index] is (uint8 image, label).
+    dataset: anything whose dataset[index] is (uint8 image, label). Raises ValueError for a recipe with a callable among
+    its ops, since what that did went by the batch.
     """
+    if recipe.foreign_ops:
+        name = name_of(recipe.foreign_ops[0])
+        raise ValueError(f"ops holds {name}, a callable, which saw whole batches; no sample is replayed alone")
     batch = RaggedBatch.from_images([as_array(dataset[index][0])])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
     return augment(prepare(batch, draws, recipe), recipe)[0][0]

@@ -108,17 +108,16 @@ def _sigma(transform: Any) -> dict[str, Any]:
 
 
 def _strengths(transform: Any) -> dict[str, Any]:
-    """torchvision keeps each strength as a range about the neutral value."""
-    strengths = {}
+    """torchvision keeps each strength as a range, mostly about the neutral value."""
+    strengths: dict[str, Any] = {}
     for name, neutral in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)):
         span = getattr(transform, name)
         if span is None:
             continue
         low, high = span
         strength = high - neutral
-        if abs(low - max(neutral - strength, 0 if neutral else -0.5)) > 1e-6:
-            raise ValueError(f"ColorJitter has {name} in {(low, high)}; wanted a range about {neutral}")
-        strengths[name] = strength
+        about = abs(low - max(neutral - strength, 0 if neutral else -0.5)) < 1e-6
+        strengths[name] = strength if about else (low, high)
     return strengths
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import check_images, check_probability, on_rows, one_by_one
+from augment_gpu.ops.rows import Span, check_images, check_probability, on_rows, one_by_one, span_of
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, uniform
 
@@ -30,24 +30,26 @@ def sample_color_jitter(
     key: Key,
     index: ArrayLike,
     *,
-    brightness: float = 0.0,
-    contrast: float = 0.0,
-    saturation: float = 0.0,
-    hue: float = 0.0,
+    brightness: Span = 0.0,
+    contrast: Span = 0.0,
+    saturation: Span = 0.0,
+    hue: Span = 0.0,
     p: float = 1.0,
 ) -> ColorJitterParams:
-    """Factors uniform in [max(0, 1 − strength), 1 + strength], hue uniform in [−hue, hue] with hue <= 0.5; with
-    probability 1 − p a sample is left alone. Ranges and random order as in torchvision's ColorJitter."""
-    for name, strength in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-        if not 0 <= strength < float("inf"):
-            raise ValueError(f"{name} is {strength}; it must be at least 0")
-    if not 0 <= hue <= 0.5:
-        raise ValueError(f"hue is {hue}; it must lie in [0, 0.5] turns")
+    """Factors uniform in [max(0, 1 − strength), 1 + strength], hue uniform in [−hue, hue] with hue <= 0.5, or each in
+    the range that is given; with probability 1 − p a sample is left alone. Ranges and random order as in torchvision's
+    ColorJitter."""
+    spans = []
+    for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        low, high = span_of(name, value, 0, np.inf)
+        spans.append((low, high) if isinstance(value, tuple | list) else (max(0, 1 - low), 1 + high))
+    if isinstance(hue, tuple | list):
+        spans.append(span_of("hue", hue, -0.5, 0.5))
+    else:
+        spans.append((-span_of("hue", hue, 0, 0.5)[0], hue))
     check_probability(p)
     u = uniform(key, np.asarray(index), "color_jitter", 9)
-    spread = np.array([brightness, contrast, saturation, hue])
-    low = np.maximum(_NEUTRAL - spread, [0, 0, 0, -0.5])
-    high = _NEUTRAL + spread
+    low, high = np.array(spans).T
     chosen = u[:, 8:] < p
     factor = np.where(chosen, low + (high - low) * u[:, :4], _NEUTRAL)
     return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
