@@ -31,8 +31,8 @@ rank = os.environ.get("RANK", "0")
 call, step = Stage.__call__, Updates.step
 seen, steps = [], 0
 
-def recorded(stage, images, labels, *, index, epoch, mix=None):
-    if stage.training:
+def recorded(stage, images, labels=None, *, index, epoch, mix=None):
+    if stage.training and labels is not None:
         seen.append([epoch, len(seen), index.tolist()])
     return call(stage, images, labels, index=index, epoch=epoch, mix=mix)
 
