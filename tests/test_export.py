@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from augment_gpu.recipe import Recipe
 from augment_gpu.transfer import export
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 from augment_gpu.transfer.export import export_model, preprocessing
-from augment_gpu.transfer.model import create_model, read_weights
+from augment_gpu.transfer.model import create_model, read_weights, set_head
 from augment_gpu.transfer.run_folder import load_run
 
 CLASSES = ["cat", 'a "dog"\n', "\udcff猫"]
@@ -92,11 +93,12 @@ def probabilities(exported: Path, name: str, images: torch.Tensor, monkeypatch: 
     import timm
 
     monkeypatch.chdir(exported)
-    given = {"images": images.numpy() if name.endswith("onnx") else images}
+    *before, last = described(exported, name)["use"].split("; ")
+    names = {"onnxruntime": onnxruntime, "timm": timm, "torch": torch}
+    names["images"] = images.numpy() if name.endswith("onnx") else images
     with torch.inference_mode():
-        logits = eval(
-            described(exported, name)["use"], {"onnxruntime": onnxruntime, "timm": timm, "torch": torch, **given}
-        )
+        exec("\n".join(before), names)
+        logits = eval(last, names)
     logits = np.asarray(logits[0] if isinstance(logits, list) else logits, np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
@@ -202,6 +204,23 @@ def test_the_command_exports_the_checkpoint_that_it_is_told(
     assert np.abs(seen - by_the_package(folder, pictures)).max() > 0.01
 
 
+@pytest.mark.parametrize("ending", ["pt2", "safetensors"])
+def test_an_mlp_is_exported_with_its_layers(untrained_run, tmp_path: Path, monkeypatch, ending: str) -> None:
+    folder = untrained_run(tmp_path / "run", CLASSES)
+    state = load_checkpoint(folder / "best.pt")
+    features = state["model"]["fc.weight"].shape[1]
+    model = create_model("test_resnet", 3, scratch=True)
+    head = [torch.nn.Linear(features, 7), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(7, 3)]
+    set_head(model, torch.nn.Sequential(*head))
+    save_checkpoint(folder / "best.pt", {**state, "head": "mlp", "model": model.state_dict()})
+    export_model(folder, tmp_path / f"a.{ending}")
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        known = model.eval()(images).softmax(dim=1).numpy()
+    seen = probabilities(tmp_path, f"a.{ending}", images, monkeypatch)
+    np.testing.assert_allclose(seen, known, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["a.pt2", "a.pt2.json"])
 def test_a_file_that_is_there_stays_as_it_is(folder: Path, tmp_path: Path, capsys, name: str) -> None:
     (tmp_path / name).write_text("mine")
@@ -252,12 +271,22 @@ def test_a_package_that_is_missing_is_named(folder: Path, tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_onnxruntime_a_file_is_checked_for_its_form(folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_without_onnxruntime_a_file_is_checked_for_its_form(
+    folder: Path, exported: Path, tmp_path: Path, monkeypatch
+) -> None:
+    import onnx
+
+    program = SimpleNamespace(model_proto=onnx.load(exported / "model.onnx"))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     export_model(folder, tmp_path / "a.onnx")
     trial = described(tmp_path, "a.onnx")["trial"]
     assert list(trial) == ["by"]
     assert trial["by"].startswith("onnx.checker ")
+    program.model_proto.graph.node[0].op_type = "Nonesuch"
+    with pytest.raises(ValueError, match=r"test_resnet cannot be written as ONNX: .*Nonesuch"):
+        export_model(folder, tmp_path / "b.onnx")
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_a_model_that_does_not_survive_leaves_nothing(untrained_run, tmp_path: Path, monkeypatch) -> None:

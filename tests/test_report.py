@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from augment_gpu.stage import Stage
 from augment_gpu.transfer import page, report
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_checkpoint, save_json
+from augment_gpu.transfer.plan import TransferPlan
 from augment_gpu.transfer.report import write_report
 from augment_gpu.transfer.run_folder import load_run
 
@@ -257,14 +259,13 @@ def test_a_picture_that_went_away_leaves_its_place(untrained_run, noise, tmp_pat
 
 def test_the_plan_is_told_in_words(untrained_run, noise, tmp_path: Path) -> None:
     folder = untrained_run(tmp_path / "run", ["cat", "dog", "owl"])
-    config = load_json(folder / "config.json")
-    plan = {"head": "linear", "why": "Few images & a similar set.", "learning_rates": {"head": 0.001, "body": None}}
-    save_json(folder / "config.json", {**config, "plan": {**plan, "frozen": True, "layers": ["a", "b"]}})
+    plan = asdict(TransferPlan(strategy="full", lr=0.003, reason="Many images & all layers."))
+    save_json(folder / "config.json", {**load_json(folder / "config.json"), "plan": plan})
     shown = Page(write_report(folder, some_pictures(noise, 3, 5), device="cpu"))
-    assert shown.after("Plan") == "Few images & a similar set."
-    for name, value in {"head": "linear", "frozen": "yes", "layers": "a, b"}.items():
+    assert shown.after("Plan") == "Many images & all layers."
+    words = {"strategy": "full", "layers that train below the head": "all", "learning rate of the head": "0.003"}
+    for name, value in {**words, "head fitted to frozen features first": "no"}.items():
         assert shown.after(name) == value
-    assert shown.after("learning rates") == "head: 0.001, body: none"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import nn
 from augment_gpu.info import package_version
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.checkpoint import check_new, first_line, json_bytes, load_checkpoint, write_atomically
+from augment_gpu.transfer.freeze import head_names
 from augment_gpu.transfer.run_folder import load_run
 
 Format = Literal["onnx", "pt2", "safetensors"]
@@ -26,12 +27,6 @@ _FILTERS = {
     "bilinear": "triangle of radius 1",
     "bicubic": "Keys' cubic with a = -0.5, of radius 2, its overshoot cut off at 0 and 255",
     "nearest": "the pixel in whose area the point lies",
-}
-# What a reader of the description writes, with its files beside him.
-_USE = {
-    "onnx": f"onnxruntime.InferenceSession('{{file}}').run(['{_OUTPUT}'], {{{{'{_INPUT}': images}}}})",
-    "pt2": "torch.export.load('{file}').module()(images)",
-    "safetensors": "timm.create_model('{name}', num_classes={classes}, checkpoint_path='{file}').eval()(images)",
 }
 Made = tuple[bytes, dict[str, Any]]  # the file, and how it was tried
 
@@ -66,7 +61,7 @@ def export_model(
     description = {
         "model": name,
         "format": chosen,
-        "use": _USE[chosen].format(name=name, classes=len(run.classes), file=output.name),
+        "use": _use(chosen, model, name, len(run.classes), output.name),
         "classes": run.classes,
         "preprocessing": preprocessing(run.recipe),
         "input": _input(run.recipe),
@@ -127,6 +122,23 @@ def preprocessing(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
+def _use(format: Format, model: nn.Module, name: str, classes: int, file: str) -> str:
+    """What somebody writes in Python who has the file beside him and whose images are prepared."""
+    if format == "onnx":
+        return f"onnxruntime.InferenceSession({file!r}).run(['{_OUTPUT}'], {{'{_INPUT}': images}})"
+    if format == "pt2":
+        return f"torch.export.load({file!r}).module()(images)"
+    head = head_names(model)[0]
+    layers = model.get_submodule(head)
+    if not isinstance(layers, nn.Sequential):
+        return f"timm.create_model({name!r}, num_classes={classes}, checkpoint_path={file!r}).eval()(images)"
+    return (  # an mlp, which timm does not make
+        f"model = timm.create_model({name!r}, num_classes={classes}); "
+        f"model.{head} = torch.nn.Sequential({', '.join(f'torch.nn.{layer!r}' for layer in layers)}); "
+        f"timm.models.load_checkpoint(model, {file!r}); model.eval()(images)"
+    )
+
+
 def _input(recipe: Recipe) -> dict[str, Any]:
     mean, std = _per_channel(recipe.mean, 0.0), _per_channel(recipe.std, 1.0)
     return {
@@ -173,6 +185,8 @@ def _onnx(model: nn.Module, name: str, classes: Sequence[str], size: int) -> Mad
     missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(f"ONNX needs {' and '.join(missing)}; pip install 'augment_gpu[export]'")
+    import onnx
+
     try:
         program = torch.onnx.export(
             model,
@@ -185,13 +199,11 @@ def _onnx(model: nn.Module, name: str, classes: Sequence[str], size: int) -> Mad
         )
         assert program is not None  # dynamo=True
         content = program.model_proto.SerializeToString()
+        onnx.checker.check_model(content)
     except Exception as error:  # whatever the exporter raises of a model; of 2 GiB or more, protobuf
         reason = first_line(error.__cause__ or error)  # the exporter's own words are how to report it
         raise ValueError(f"{name} cannot be written as ONNX: {reason}") from error
     if importlib.util.find_spec("onnxruntime") is None:
-        import onnx
-
-        onnx.checker.check_model(content)
         return content, {"by": f"onnx.checker {package_version('onnx')}"}
     import onnxruntime
 

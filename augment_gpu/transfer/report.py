@@ -28,14 +28,27 @@ _MOST_SKIPPED = 500
 _THUMBNAIL = 224  # pixels of the longer side
 # Of the names in metrics.jsonl: the first to be shown, words that begin those of shares, and what others are called.
 _FIRST = "val_top1"
-_SHARES = ("top", "acc", "precision", "recall", "f1")
+_SHARES = ("top", "balanced", "acc", "precision", "recall", "f1")
 _NAMES = {
     "val_top1": "top-1",
+    "val_top5": "top-5",
+    "val_balanced": "mean accuracy of the classes",
     "val_loss": "validation loss",
     "train_loss": "training loss",
     "lr": "learning rate",
+    "images": "images an epoch",
+    "steps": "steps so far",
     "images_per_second": "images/s",
     "seconds": "seconds an epoch",
+}
+# Of the names in a TransferPlan: what they are called.
+_PARTS = {
+    "layers": "layers that train below the head",
+    "probe": "head fitted to frozen features first",
+    "lr": "learning rate of the head",
+    "backbone_lr": "learning rate of the layers below",
+    "layer_decay": "its factor from each layer to the next below",
+    "batch_norm": "batch normalisation",
 }
 
 
@@ -147,14 +160,15 @@ def _headline(
 
 
 def _plan(plan: Any) -> str:
-    """Sentences first, then whatever else it holds by name."""
-    if plan is None:
+    """A TransferPlan's reason, then its other fields."""
+    if not isinstance(plan, dict):
         return ""
-    parts = plan if isinstance(plan, dict) else {"plan": plan}
-    sentences = [value for value in parts.values() if isinstance(value, str) and " " in value]
-    choices = [(_name(name), page.words(value)) for name, value in parts.items() if value not in sentences]
-    table = page.table(("part", "choice"), choices, words_from=1) if choices else ""
-    return page.section("Plan", *map(page.paragraph, sentences), table)
+    choices = {name: page.words(value) for name, value in plan.items() if name != "reason"}
+    if plan.get("layers", 0) is None:
+        choices["layers"] = "all"
+    named = [(_PARTS.get(name, _name(name)), choice) for name, choice in choices.items()]
+    reason = page.paragraph(plan["reason"]) if isinstance(plan.get("reason"), str) else ""
+    return page.section("Plan", reason, page.table(("part", "choice"), named, words_from=1))
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> str:
