@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from augment_gpu.data.sample import sample_dataset
+from augment_gpu.data.sources import Dataset, ImageFolder
 from augment_gpu.ops.path import DeviceError
 from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
 from augment_gpu.results import printable
@@ -117,11 +119,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """The fields of TrainConfig."""
     default = TrainConfig()
-    parser.add_argument("--model", help=f"a timm model ({default.model})")
-    parser.add_argument("--weights", metavar="FILE", help="local weights: .safetensors, or a torch checkpoint")
-    parser.add_argument(
-        "--scratch", action="store_true", help="random weights; else timm's pretrained ones are fetched"
-    )
+    _add_network(parser)
     parser.add_argument("--strategy", choices=("auto", *STRATEGIES), help="what of the network trains: a linear or an "
                         "mlp head on frozen features, the top layers, all of them (full), all after a fitted head "
                         "(lp-ft), or random weights (scratch); auto measures the data and chooses "
@@ -152,14 +150,32 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, help="of an image, whose features a head is fitted to (10)")
     parser.add_argument("--val-fraction", type=float, help=f"share kept for validation ({default.val_fraction})")
     parser.add_argument("--seed", type=int, help=f"({default.seed})")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
-    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+    _add_reading(parser)
     parser.add_argument("--on-error", choices=("raise", "skip"), help=f"at an unreadable image ({default.on_error})")
     parser.add_argument("--recipe", metavar="FILE", help="JSON with fields of Recipe that the run is to use")
     parser.add_argument(
         "--save-minutes", type=float, help=f"between two states within an epoch ({default.save_minutes:g})"
     )
     parser.add_argument("--tensorboard", action="store_true", help="write the metrics for TensorBoard, too")
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help=f"a timm model ({TrainConfig.model})")
+    parser.add_argument("--weights", metavar="FILE", help="local weights: .safetensors, or a torch checkpoint")
+    parser.add_argument(
+        "--scratch", action="store_true", help="random weights; else timm's pretrained ones are fetched"
+    )
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
+    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+
+
+def _training_images(data: str | None) -> ImageFolder:
+    """Of a folder that may bring its own train and val, or of the built-in sample."""
+    root = Path(data or sample_dataset())
+    return ImageFolder(root / "train" if is_split(root) else root)
 
 
 def _lr(text: str) -> float | str:
@@ -228,12 +244,10 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images read together ({BATCH_SIZE})")
     parser.add_argument("--max-views", type=int, default=MAX_VIEWS, help="views in the model at a time, which bounds "
                         f"the memory ({MAX_VIEWS})")  # fmt: skip
-    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
-    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+    _add_reading(parser)
 
 
 def _evaluate(given: dict[str, Any]) -> None:
-    from augment_gpu.data.sources import Dataset, ImageFolder
     from augment_gpu.evaluate import evaluate
     from augment_gpu.results import print_evaluation, save_confusion
     from augment_gpu.transfer.checkpoint import json_bytes
@@ -363,16 +377,12 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         "data", nargs="?", help="root/<class>/<image>, or a folder whose train/ is of that layout; none: the sample"
     )
     parser.add_argument("--output", type=Path, required=True, help="new folder: features.npy, .csv and .json")
-    parser.add_argument("--model", default=default.model, help=f"a timm model ({default.model})")
-    parser.add_argument("--weights", metavar="FILE", help="local weights: .safetensors, or a torch checkpoint")
-    parser.add_argument(
-        "--scratch", action="store_true", help="random weights; else timm's pretrained ones are fetched"
-    )
+    _add_network(parser)
+    parser.set_defaults(model=default.model)
     parser.add_argument("--views", type=int, default=0, help="augmented copies of an image (0, the evaluation view)")
     parser.add_argument("--size", type=int, default=default.size, help=f"side of the network's input ({default.size})")
     parser.add_argument("--seed", type=int, default=default.seed, help=f"({default.seed})")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu (a GPU where there is one)")
-    parser.add_argument("--workers", type=int, help="reading threads (one a core, at most 16)")
+    _add_reading(parser)
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"images read together ({BATCH_SIZE})")
     parser.add_argument("--on-error", choices=("raise", "skip"), default=default.on_error, help="at an unreadable "
                         f"image ({default.on_error})")  # fmt: skip
@@ -380,10 +390,6 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 
 
 def _features(given: dict[str, Any]) -> None:
-    import torch
-
-    from augment_gpu.data.sample import sample_dataset
-    from augment_gpu.data.sources import ImageFolder
     from augment_gpu.recipe import Recipe
     from augment_gpu.transfer.features import export_features
     from augment_gpu.transfer.model import create_model, normalization
@@ -392,8 +398,7 @@ def _features(given: dict[str, Any]) -> None:
     _check_outputs(given, "output")
     device = usable_device(given["device"])
     changed = _read_recipe(given["recipe"]) if given["recipe"] else {}
-    root = Path(given["data"] or sample_dataset())
-    dataset = ImageFolder(root / "train" if is_split(root) else root)
+    dataset = _training_images(given["data"])
     with torch.random.fork_rng():
         torch.manual_seed(given["seed"])
         model = create_model(given["model"], len(dataset.classes), weights=given["weights"], scratch=given["scratch"])
@@ -423,8 +428,6 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 def _preview(given: dict[str, Any]) -> None:
     from PIL import Image
 
-    from augment_gpu.data.sample import sample_dataset
-    from augment_gpu.data.sources import ImageFolder
     from augment_gpu.preview import preview
     from augment_gpu.recipe import Recipe
     from augment_gpu.transfer.checkpoint import write_atomically
@@ -435,8 +438,7 @@ def _preview(given: dict[str, Any]) -> None:
     if image_format is None:
         raise ValueError(f"{output} has no ending that names an image format, such as .png")
     _check_outputs(given, "output")
-    root = Path(given["data"] or sample_dataset())
-    dataset = ImageFolder(root / "train" if is_split(root) else root)
+    dataset = _training_images(given["data"])
     picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
     write_atomically(output, lambda file: picture.save(file, image_format))
     print(f"wrote {output}, {picture.width} x {picture.height}")

@@ -103,6 +103,14 @@ class TrainConfig:
         return self.scratch or self.strategy == "scratch"
 
 
+def autocast(
+    device: torch.device, dtype: torch.dtype, precision: Literal["auto", "float32", "bfloat16"] = "auto"
+) -> torch.autocast:
+    """For images of this dtype on this device: of 16 bits, they would not go into float32 weights."""
+    on = {"auto": device.type == "cuda", "float32": False, "bfloat16": True}[precision]
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on or dtype != torch.float32)
+
+
 def usable_device(name: str | None) -> torch.device:
     """None: a GPU where there is one. Raises ValueError for a device that torch does not know or that is not here."""
     try:

@@ -23,6 +23,7 @@ from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
 from augment_gpu.transfer.checkpoint import load_json, save_json, write_atomically
+from augment_gpu.transfer.config import autocast
 from augment_gpu.transfer.fingerprint import (
     backbone_fingerprint,
     data_fingerprint,
@@ -190,9 +191,7 @@ class _FeatureStage:
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         model: Any = self.model
-        # 16-bit images need autocast on any device: float32 weights would not take them.
-        enabled = images.device.type == "cuda" or images.dtype != torch.float32
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=enabled):
+        with autocast(images.device, images.dtype):
             features = model.forward_head(model.forward_features(images), pre_logits=True)
         if features.ndim != 2 or len(features) != len(images):
             raise ValueError(

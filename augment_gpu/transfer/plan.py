@@ -117,6 +117,10 @@ class TransferPlan:
                 raise ValueError(f"a plan has no {name!r}; known are {', '.join(known)}")
         return replace(self, **values)
 
+    def with_lr(self, lr: float) -> "TransferPlan":
+        """This plan with another learning rate of the head, and the others in proportion."""
+        return replace(self, lr=lr, backbone_lr=self.backbone_lr * lr / self.lr)
+
 
 def recommend(images: int, classes: int, similarity: float) -> TransferPlan:
     """The plan for so many training images of so many classes.

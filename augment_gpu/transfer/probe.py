@@ -1,6 +1,7 @@
 """The head alone, fitted to features that the frozen network computed once."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from augment_gpu.predict import progress_bar
 from augment_gpu.transfer.checkpoint import save_checkpoint
+from augment_gpu.transfer.config import autocast
 from augment_gpu.transfer.features import Features, extract_features
 from augment_gpu.transfer.heads import fit_logistic, fit_mlp
 from augment_gpu.transfer.model import set_head
@@ -37,9 +39,7 @@ def fit_head(setup: Setup) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]
             setup.model,
             setup.val_loader(),
             len(setup.classes),
-            autocast=lambda dtype: torch.autocast(
-                setup.device.type, torch.bfloat16, enabled=setup.device.type == "cuda" or dtype != torch.float32
-            ),
+            autocast=partial(autocast, setup.device),
             ranks=setup.ranks,
             progress=progress,
         )
@@ -54,8 +54,9 @@ def fit_head(setup: Setup) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]
         **measured,
     }
     if setup.ranks.leads:
-        save_checkpoint(setup.output / "best.pt", setup.result(setup.model, row))
-        save_checkpoint(setup.output / "last.pt", {**setup.result(setup.model, row), "metrics": [row]})
+        result = setup.result(setup.model.state_dict(), row)
+        save_checkpoint(setup.output / "best.pt", result)
+        save_checkpoint(setup.output / "last.pt", {**result, "metrics": [row]})
         write_metrics(setup, [row])
     setup.say(
         f"{setup.plan.head} head on {views} views of {images} images  train loss {train_loss:.4f}  "

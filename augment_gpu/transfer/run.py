@@ -206,7 +206,7 @@ class Run:
         state = self.updates.state_dict()
         if self.ranks.leads:
             weights = state["model"] if state["average"] is None else state["average"]
-            save_checkpoint(self.best, self.setup.result(self.setup.model, row, weights))
+            save_checkpoint(self.best, self.setup.result(weights, row))
 
     def _save(self) -> None:
         self.updates.check(weights=True)
@@ -228,6 +228,3 @@ def write_metrics(setup: Setup, metrics: list[dict[str, Any]]) -> None:
     """metrics.jsonl: a line for each epoch."""
     lines = "".join(json.dumps(row) + "\n" for row in metrics)
     write_atomically(setup.output / "metrics.jsonl", lambda file: file.write(lines.encode()))
-
-
-__all__ = ["DivergedError", "InterruptedRunError", "Run", "write_metrics"]

@@ -1,8 +1,7 @@
 """What a run starts from: its data, its network, and the plan for them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +63,7 @@ class Setup:
                 f"batch_size is {self.config.batch_size} in {self.config.accumulate} parts, which "
                 f"{self.ranks.world_size} processes cannot share evenly"
             )
-        load = partial(
-            Loader,
+        return Loader(
             dataset,
             part // self.ranks.world_size,
             device=self.device,
@@ -74,8 +72,8 @@ class Setup:
             world_size=self.ranks.world_size,
             on_error=self.config.on_error,
             workers=self.config.workers,
+            **options,
         )
-        return load(**options)
 
     def description(self) -> dict[str, Any]:
         """What config.json holds."""
@@ -88,13 +86,12 @@ class Setup:
             "torch": torch.__version__,
         }
 
-    def result(self, model: nn.Module, row: dict[str, Any], state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What best.pt holds: what evaluation needs, and nothing of the optimizer. state: the model's, if not its
-        own state_dict()."""
+    def result(self, weights: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        """What best.pt holds: what evaluation needs, and nothing of the optimizer. weights: the model's state_dict."""
         return {
             "model_name": self.config.model,
             "head": self.plan.head,
-            "model": model.state_dict() if state is None else state,
+            "model": weights,
             "classes": self.classes,
             "recipe": self.recipe.to_dict(),
             "metrics": row,
@@ -121,25 +118,25 @@ def set_up(
         model = model.to(where)
     model = model.to(memory_format=torch.channels_last)
     fields = {"size": config.size, "num_classes": len(classes), **normalization(model)}
-    seen = Recipe.from_dict({**fields, **_dtype(config)})
+    seen = Recipe.from_dict({**fields, **_evaluation_fields(config)})
     plan = TransferPlan(**stored) if stored is not None else None
     if plan is None:
         plan = ranks.from_first(_plan(config, model, train_data, len(classes), seen) if ranks.leads else None)
         plan = _adjusted(plan, config)
-        if ranks.leads:
-            print(f"strategy {plan.strategy}: {plan.reason}", flush=True)
     recipe = Recipe.from_dict({**seen.to_dict(), **AUGMENTATION[plan.augmentation], **(config.recipe or {})})
     for name in ("size", "num_classes"):
         if getattr(recipe, name) != fields[name]:
             raise ValueError(f"the recipe has {name} {getattr(recipe, name)}, and the run {fields[name]}")
     setup = Setup(data, config, plan, recipe, classes, train_data, val_data, model, where, output, ranks)
+    if stored is None:
+        setup.say(f"strategy {plan.strategy}: {plan.reason}")
     for name in _unvalidated(setup):
         setup.say(f"class {name!r} has one image: it is trained on, and not validated")
     return setup
 
 
-def _dtype(config: TrainConfig) -> dict[str, Any]:
-    """Of the recipe that the network sees similarity by: the run's own."""
+def _evaluation_fields(config: TrainConfig) -> dict[str, Any]:
+    """What the run's recipe says of the evaluation view, by which similarity is measured."""
     recipe = config.recipe or {}
     return {name: recipe[name] for name in ("dtype", "interpolation", "resize", "mean", "std") if name in recipe}
 
@@ -178,16 +175,10 @@ def _adjusted(plan: TransferPlan, config: TrainConfig) -> TransferPlan:
     sgd = config.optimizer == "sgd" and not plan.frozen_features
     factor = 100 * config.batch_size / 256 if sgd else 1.0
     lr = config.lr if isinstance(config.lr, int | float) else plan.lr * factor
-    plan = plan.changed({"lr": lr, "backbone_lr": plan.backbone_lr * lr / plan.lr})
+    plan = plan.with_lr(lr)
     if config.epochs is not None:
         given["epochs"] = config.epochs
     return plan.changed(given)
-
-
-def with_lr(setup: Setup, lr: float) -> Setup:
-    """The setup with another learning rate of the head, and the others in proportion."""
-    plan = setup.plan
-    return replace(setup, plan=plan.changed({"lr": lr, "backbone_lr": plan.backbone_lr * lr / plan.lr}))
 
 
 def is_split(root: Path) -> bool:

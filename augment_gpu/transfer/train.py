@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from augment_gpu.transfer.lr_finder import find_lr
 from augment_gpu.transfer.probe import fit_head, probe_first
 from augment_gpu.transfer.report import write_report
 from augment_gpu.transfer.run import Run, write_metrics
-from augment_gpu.transfer.setup import Setup, set_up, with_lr
+from augment_gpu.transfer.setup import Setup, set_up
 from augment_gpu.transfer.tensorboard import require_tensorboard
 from augment_gpu.transfer.updates import DivergedError
 
@@ -67,7 +68,8 @@ def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
         if setup.plan.probe:
             probe_first(setup)
         if setup.config.lr == "find" and not setup.plan.frozen_features:
-            setup = with_lr(setup, setup.ranks.from_first(find_lr(setup) if setup.ranks.leads else None))
+            lr = setup.ranks.from_first(find_lr(setup) if setup.ranks.leads else None)
+            setup = replace(setup, plan=setup.plan.with_lr(lr))
             setup.say(f"learning rate {setup.plan.lr:.2e}")
     if setup.plan.frozen_features:
         _describe(setup)

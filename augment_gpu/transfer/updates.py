@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from augment_gpu.transfer.config import TrainConfig
+from augment_gpu.transfer.config import TrainConfig, autocast
 from augment_gpu.transfer.distributed import Ranks
 from augment_gpu.transfer.freeze import freeze, parameter_groups, train_mode
 from augment_gpu.transfer.plan import TransferPlan
@@ -75,7 +75,7 @@ class Updates:
                 (loss * (self.ranks.world_size / images)).backward()
             loss_sum += loss.detach()
         self.optimizer_step()
-        # torch.where has no cheaper form: whether to look is what the device must not tell the host each time.
+        # The first step whose loss is no number stays on the device: the host would have to wait for each.
         good = torch.isfinite(loss_sum) | (self._diverged_at >= 0)
         self._diverged_at = torch.where(good, self._diverged_at, self.steps)
         if self.device.type == "cpu" or self.steps % _CHECKED_EVERY == 0:
@@ -102,9 +102,7 @@ class Updates:
             raise DivergedError(f"the weights are no numbers any more after step {self.steps}; {LOWER}")
 
     def autocast(self, dtype: torch.dtype) -> torch.autocast:
-        """For images of this dtype: of 16 bits, they would not go into float32 weights."""
-        on = {"auto": self.device.type == "cuda", "float32": False, "bfloat16": True}[self.config.precision]
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=on or dtype != torch.float32)
+        return autocast(self.device, dtype, self.config.precision)
 
     @property
     def learning_rate(self) -> float:
