@@ -85,6 +85,7 @@ from augment_gpu.ops.tone import (
     solarize,
     solarize_reference,
 )
+from augment_gpu.ops.twist import ColorTwistParams, color_twist, color_twist_reference, sample_color_twist
 from augment_gpu.ops.views import multi_scale_ten_crop, ten_crop, ten_crop_boxes
 from augment_gpu.ragged import RaggedBatch, collate
 from augment_gpu.recipe import Recipe
@@ -99,6 +100,7 @@ __all__ = [
     "AffineParams",
     "AutocontrastParams",
     "ColorJitterParams",
+    "ColorTwistParams",
     "CropParams",
     "CutmixParams",
     "CutoutParams",
@@ -130,6 +132,8 @@ __all__ = [
     "collate",
     "color_jitter",
     "color_jitter_reference",
+    "color_twist",
+    "color_twist_reference",
     "crop_resize_flip",
     "crop_resize_flip_reference",
     "cutmix",
@@ -169,6 +173,7 @@ __all__ = [
     "sample_affine",
     "sample_autocontrast",
     "sample_color_jitter",
+    "sample_color_twist",
     "sample_cutmix",
     "sample_cutout",
     "sample_elastic",

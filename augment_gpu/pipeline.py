@@ -31,6 +31,7 @@ from augment_gpu.ops.mix import (
     sample_mixup,
 )
 from augment_gpu.ops.path import runs_triton
+from augment_gpu.ops.twist import ColorTwistParams, color_of, sample_color_twist
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import OPS, Recipe
@@ -43,6 +44,7 @@ class Draws:
     callable its seed."""
 
     crop: CropParams
+    twist: ColorTwistParams | None = None
     ops: tuple[Any, ...] = ()
     holes: tuple[CutoutParams, ...] = ()
 
@@ -55,11 +57,12 @@ def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths:
         holes.append(sample_cutout(key, index, size=recipe.size, length=recipe.cutout, fill=recipe.fill))
     if recipe.reprob:
         holes.append(sample_random_erasing(key, index, size=recipe.size, p=recipe.reprob, fill=recipe.fill))
+    twist = sample_color_twist(key, index, **recipe.color_twist) if recipe.color_twist else None
     ops = tuple(
         sample_foreign(key, index, place) if callable(op) else OPS[op[0]][0](key, index, **op[1])
         for place, op in enumerate(recipe.ops)
     )
-    return Draws(_draw_crop(recipe, key, index, heights, widths), ops, tuple(holes))
+    return Draws(_draw_crop(recipe, key, index, heights, widths), twist, ops, tuple(holes))
 
 
 def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> CropParams:
@@ -93,8 +96,9 @@ class Prepared(NamedTuple):
     """A batch on the device with everything that was decided about it: what the device part of a stage takes.
 
     images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
-    device. soft: whether they become (B, num_classes). channels: C. crop, holes, mix: the tables of crop_resize_flip,
-    of each cutout, and of mixup or (three tables) cutmix, or none. ops: the parameters of each of the recipe's ops.
+    device. soft: whether they become (B, num_classes). channels: C. diagonal: whether no channel sees another in the
+    crop's colours, which the recipe says and not what was drawn. crop, holes, mix: the tables of crop_resize_flip, of
+    each cutout, and of mixup or (three tables) cutmix, or none. ops: the parameters of each of the recipe's ops.
     Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with both mixup and
     CutMix sends two tables or three.
     """
@@ -103,6 +107,7 @@ class Prepared(NamedTuple):
     targets: torch.Tensor | None
     soft: bool
     channels: int
+    diagonal: bool
     crop: list[torch.Tensor]
     holes: list[list[torch.Tensor]]
     mix: list[torch.Tensor]
@@ -136,6 +141,7 @@ class Prepared(NamedTuple):
         dense = (*self.images.shape, self.images.stride()) if self.images.ndim == 4 else None
         return {
             "images": (self.images.dtype, self.channels, dense),
+            "diagonal": self.diagonal,
             "soft": (self.targets is not None, self.soft),
             "holes": len(self.holes),
             "tables": [(tuple(table.shape), table.dtype) for table in self._tensors()],
@@ -154,11 +160,14 @@ def prepare(
     """The host part: draws checked and turned into tables, all of them sent to the images' device in one copy."""
     size = recipe.size
     places = check_crop(images, draws.crop, size, recipe.interpolation)
-    matrix = color_matrix(images, len(draws.crop), None, recipe.mean, recipe.std)
+    channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]
+    color = None if draws.twist is None else color_of(draws.twist, channels)
+    matrix = color_matrix(images, len(draws.crop), color, recipe.mean, recipe.std)
     if draws.ops:  # normalisation comes after them, and not with the crop
-        matrix = color_matrix(images, len(draws.crop), None, None, None)
+        matrix = color_matrix(images, len(draws.crop), color, None, None)
+    diagonal = draws.twist is None or draws.twist.diagonal or channels == 1
     # Without rows nothing is launched, and no device asked whether it could.
-    channels, triton = matrix.shape[1], len(draws.crop) > 0 and runs_triton(images.device)
+    triton = len(draws.crop) > 0 and runs_triton(images.device)
     where = images.device if triton else torch.device("cpu")
     groups = [plan_crop(places, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
     shape = (len(draws.crop), channels, size, size)
@@ -168,7 +177,7 @@ def prepare(
     crop, *others = [list(islice(sent, len(group))) for group in groups]
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     holes, mixing = others[: len(draws.holes)], [] if mix is None else others[-1]
-    return Prepared(pixels, targets, soft, channels, crop, holes, mixing, draws.ops)
+    return Prepared(pixels, targets, soft, channels, diagonal, crop, holes, mixing, draws.ops)
 
 
 def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -177,14 +186,17 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     It never waits for the device. Without ops it is one launch for the crop, and one each for the holes, the mixed
     images and the mixed targets; torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at
     the second batch or later: at a device's first one kernels are compiled, and the device is tried. With ops the crop
-    is written as float32 in [0, 1], and normalised after the last one; ops look at their draws on the host.
+    is written as float32 in [0, 1], to which twisted colours are clamped, and normalised after the last one; ops look
+    at their draws on the host.
     """
     fused = not batch.ops
     shape = (len(batch.crop[0]), batch.channels, recipe.size, recipe.size)
     dtype = recipe.torch_dtype if fused else torch.float32
     images = empty_images(shape, dtype, recipe.channels_last, batch.images.device)
-    run_crop(batch.images, batch.crop, images, recipe.interpolation, recipe.antialias, recipe.exact, True)
+    run_crop(batch.images, batch.crop, images, recipe.interpolation, recipe.antialias, recipe.exact, batch.diagonal)
     if not fused:
+        if recipe.color_twist:
+            images.clamp_(0, 1)
         for op, params in zip(recipe.ops, batch.ops, strict=True):
             images = run_foreign(op, images, params) if callable(op) else OPS[op[0]][1](images, params)
         images = _normalize(images, recipe)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 
 from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
+from augment_gpu.ops.boxes import Flip, check_flip
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
 from augment_gpu.ops.cutout import Fill
@@ -46,6 +47,7 @@ from augment_gpu.ops.tone import (
     sharpness,
     solarize,
 )
+from augment_gpu.ops.twist import sample_color_twist
 from augment_gpu.rng import Key
 
 # The ops that a recipe can name, each with its sampler. They work on (B, C, S, S) images in [0, 1], between the crop
@@ -77,12 +79,15 @@ class Recipe:
     """How a batch is augmented for training, and seen at evaluation. Names are torchvision's or timm's.
 
     size: side of the output. crop: "random_resized" (scale, ratio), "scale_jitter" (short_side), or "center", the
-    evaluation view in training too, mirrored by `flip`. flip: probability of a mirror image. ops: (name, options)
-    pairs, applied in order, whose options are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}).
-    Among them may stand a module of kornia.augmentation or any other callable, of (B, C, S, S) float32 in [0, 1] to as
-    many images. It sees the whole batch, under torch generators seeded by (seed, epoch, index of the batch's first
-    sample): the same batches repeat, but a sample's picture depends on the batch, and neither replay nor to_dict takes
-    such a recipe. What it draws elsewhere, from NumPy or Python, is its own business.
+    evaluation view in training too, mirrored by `flip`. flip: probability of a mirror image; or "alternate", mirrored
+    in every other epoch, for which the stage must be told index and epoch. color_twist: the keywords of
+    sample_color_twist, such as {"brightness": 0.4, "hue": 0.05}, or None: per-pixel linear colours, within the launch
+    of the crop; they may leave [0, 1], where no ops follow. ops: (name, options) pairs, applied in order, whose options
+    are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}). Among them may stand a module of
+    kornia.augmentation or any other callable, of (B, C, S, S) float32 in [0, 1] to as many images. It sees the whole
+    batch, under torch generators seeded by (seed, epoch, index of the batch's first sample): the same batches repeat,
+    but a sample's picture depends on the batch, and neither replay nor to_dict takes such a recipe. What it draws
+    elsewhere, from NumPy or Python, is its own business.
     cutout: side of the square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are
     filled with, in normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha,
     alpha), 0 for off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need
@@ -98,9 +103,10 @@ class Recipe:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     short_side: tuple[int, int] = (256, 480)
-    flip: float = 0.5
+    flip: Flip = 0.5
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     antialias: bool = True
+    color_twist: Mapping[str, Any] | None = None
     ops: tuple[tuple[str, Mapping[str, Any]] | Foreign, ...] = ()
     cutout: int = 0
     reprob: float = 0.0
@@ -125,6 +131,10 @@ class Recipe:
         if not isinstance(self.ops, Sequence) or isinstance(self.ops, str):
             raise ValueError(f"ops is {self.ops!r}; wanted a list of (name, options) pairs or callables")
         object.__setattr__(self, "ops", tuple(op if callable(op) else _pair(op) for op in self.ops))
+        if not isinstance(self.color_twist, Mapping | None):
+            raise ValueError(f"color_twist is {self.color_twist!r}; wanted a mapping of options, or None")
+        if self.color_twist is not None:
+            object.__setattr__(self, "color_twist", _options(self.color_twist))
         self._check_types()
         self._check()
 
@@ -136,6 +146,8 @@ class Recipe:
             wanted: Any = {int: int, float: (int, float), bool: bool}.get(kind)
             if field.name in ("fill", "resize", "num_classes"):
                 wanted = {"resize": int, "num_classes": int}.get(field.name) if value is not None else None
+            if field.name == "flip" and isinstance(value, str):  # check_flip knows the one that is meant
+                wanted = None
             if wanted is not None and (not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool)):
                 raise ValueError(
                     f"{field.name} is {value!r}; wanted {'a whole number' if wanted is int else kind.__name__}"
@@ -154,7 +166,8 @@ class Recipe:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("flip", "reprob", "switch_prob", "label_smoothing"):
+        check_flip(self.flip)
+        for name in ("reprob", "switch_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         for name in ("mixup_alpha", "cutmix_alpha", "cutout"):
@@ -187,14 +200,9 @@ class Recipe:
                 raise ValueError(f"ops names {name!r}; known are {', '.join(OPS)}")
             if names.count(name) > 1:
                 raise ValueError(f"ops names {name!r} twice; both would draw the same numbers")
-            known = list(inspect.signature(OPS[name][0]).parameters)[2:]
-            for option in options:
-                if option not in known:
-                    raise ValueError(f"{name} has no option {option!r}; known are {', '.join(known)}")
-            try:
-                OPS[name][0](Key(0), [], **options)  # the sampler checks its own ranges
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}: {error}") from error
+            _check_options(name, OPS[name][0], options)
+        if self.color_twist is not None:
+            _check_options("color_twist", sample_color_twist, self.color_twist)
 
     @property
     def mixes(self) -> bool:
@@ -237,14 +245,28 @@ class Recipe:
 
 
 def _pair(op: Any) -> tuple[str, dict[str, Any]]:
-    """An op and its options. JSON turns pairs into lists; tuples again, so that a recipe that was stored equals
-    itself."""
+    """An op and its options."""
     if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
         raise ValueError(
             f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables'
         )
-    name, options = op
-    return name, {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return op[0], _options(op[1])
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose pairs are tuples: JSON turns them into lists, and a recipe that was stored is to equal itself."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _check_options(name: str, sample: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(sample).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; known are {', '.join(known)}")
+    try:
+        sample(Key(0), [], **options)  # the sampler checks its own ranges
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

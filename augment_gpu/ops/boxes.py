@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from augment_gpu.rng import Key, uniform
 
 Taps = Literal["box", "image"]
+Flip = float | Literal["alternate"]  # the probability of a mirror image, or every other epoch (see sample_flip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +82,13 @@ def sample_random_resized_crop(
     widths: ArrayLike,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip: float = 0.5,
+    flip: Flip = 0.5,
 ) -> CropParams:
     """Inception's crop (Szegedy et al. 2014), by the algorithm of torchvision's RandomResizedCrop.
 
     A share of the area uniform in `scale`, an aspect ratio log-uniform in `ratio`, ten tries to fit them, then the
     largest central crop of an allowed ratio. index: (B,) positions in the data set; heights, widths: (B,) pixels.
-    flip: the probability of a mirror image.
+    flip: the probability of a mirror image, or "alternate" (see sample_flip).
     """
     index, height, width = checked_sizes(index, heights, widths)
     _check_range("scale", scale)
@@ -97,7 +98,7 @@ def sample_random_resized_crop(
     trimmed_height = np.where(width < height * ratio[0], np.maximum(np.rint(width / ratio[0]), 1), height)
     size = np.stack([trimmed_width, trimmed_height], axis=1)
     corner = np.stack([width - trimmed_width, height - trimmed_height], axis=1) // 2
-    _check_probability(flip)
+    check_flip(flip)
     flipped = np.zeros(len(index), dtype=bool)
     pending = np.arange(len(index))
     # Four numbers a try; the first four are for the flip, in one call with the crop. Most samples fit within two tries,
@@ -105,7 +106,8 @@ def sample_random_resized_crop(
     for first, last in ((0, 3), (3, 11)):
         u = uniform(key, index[pending], "crop", 4 * (last - first), start=4 * first).reshape(-1, last - first, 4)
         if first == 0:
-            flipped, u = u[:, 0, 0] < flip, u[:, 1:]
+            flipped = sample_flip(key, index, flip) if flip == "alternate" else u[:, 0, 0] < flip
+            u = u[:, 1:]
         h, w = height[pending, None], width[pending, None]
         area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
         aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
@@ -131,10 +133,11 @@ def sample_scale_jitter_crop(
     widths: ArrayLike,
     size: int = 224,
     short_side: tuple[int, int] = (256, 480),
-    flip: float = 0.5,
+    flip: Flip = 0.5,
 ) -> CropParams:
     """VGG's and ResNet's crop (Simonyan & Zisserman 2015, He et al. 2016): the short side is resized to a length drawn
-    uniformly from the integers in `short_side`, both ends included; a patch of `size` is cut at a random offset."""
+    uniformly from the integers in `short_side`, both ends included; a patch of `size` is cut at a random offset. flip:
+    see sample_flip."""
     index, height, width = checked_sizes(index, heights, widths)
     low, high = short_side
     if size < 1:
@@ -185,15 +188,20 @@ def box_in_source(
     return np.stack(corners, axis=-1).astype(np.float32)
 
 
-def sample_flip(key: Key, index: np.ndarray, probability: float) -> np.ndarray:
-    """(B,) bool: mirrored with this probability."""
-    _check_probability(probability)
-    return uniform(key, index, "flip")[:, 0] < probability
+def sample_flip(key: Key, index: np.ndarray, flip: Flip) -> np.ndarray:
+    """(B,) bool: mirrored with this probability; or, where `flip` is "alternate", in every other epoch: a coin of the
+    sample's own decides its first, so that any two successive epochs show it both ways (Jordan 2024, "94% on CIFAR-10
+    in 3.29 Seconds on a Single GPU")."""
+    check_flip(flip)
+    if flip == "alternate":
+        return (uniform(Key(key.seed), index, "flip")[:, 0] < 0.5) ^ bool(key.epoch % 2)
+    return uniform(key, index, "flip")[:, 0] < flip
 
 
-def _check_probability(flip: float) -> None:
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip is {flip}; a probability lies in [0, 1]")
+def check_flip(flip: Flip) -> None:
+    """Raises ValueError unless it is a probability or "alternate"."""
+    if flip != "alternate" and (isinstance(flip, str) or not 0 <= flip <= 1):
+        raise ValueError(f'flip is {flip!r}; wanted a probability in [0, 1], or "alternate"')
 
 
 def checked_sizes(index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

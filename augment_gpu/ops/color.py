@@ -39,6 +39,16 @@ def sample_color_jitter(
     """Factors uniform in [max(0, 1 − strength), 1 + strength], hue uniform in [−hue, hue] with hue <= 0.5, or each in
     the range that is given; with probability 1 − p a sample is left alone. Ranges and random order as in torchvision's
     ColorJitter."""
+    check_probability(p)
+    u = uniform(key, np.asarray(index), "color_jitter", 9)
+    low, high = np.array(jitter_spans(brightness, contrast, saturation, hue)).T
+    chosen = u[:, 8:] < p
+    factor = np.where(chosen, low + (high - low) * u[:, :4], _NEUTRAL)
+    return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
+
+
+def jitter_spans(brightness: Span, contrast: Span, saturation: Span, hue: Span) -> list[tuple[float, float]]:
+    """The ranges of the four factors. Raises ValueError, naming the option that is out of bounds."""
     spans = []
     for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         low, high = span_of(name, value, 0, np.inf)
@@ -47,12 +57,7 @@ def sample_color_jitter(
         spans.append(span_of("hue", hue, -0.5, 0.5))
     else:
         spans.append((-span_of("hue", hue, 0, 0.5)[0], hue))
-    check_probability(p)
-    u = uniform(key, np.asarray(index), "color_jitter", 9)
-    low, high = np.array(spans).T
-    chosen = u[:, 8:] < p
-    factor = np.where(chosen, low + (high - low) * u[:, :4], _NEUTRAL)
-    return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
+    return spans
 
 
 def color_jitter_reference(images: torch.Tensor, params: ColorJitterParams) -> torch.Tensor:

@@ -173,6 +173,7 @@ def run_crop(
         antialias=antialias,
         rounded=images.device.type == "cpu" and white == 255 and antialias and not exact,
         white=white,
+        diagonal=diagonal,
     )
 
 

@@ -42,11 +42,13 @@ def crop_rows(
     antialias: bool,
     rounded: bool,
     white: float,
+    diagonal: bool,
 ) -> None:
     """Fills `out`, (V, C, S, S), on any device.
 
     pixels, offset, geometry, strides: where the images lie, as the kernel takes them. matrix: (1 or V, C, C + 1), from
-    pixel values to the output. rounded: 8-bit rounding is welcome, and torch's uint8 kernels with it.
+    pixel values to the output. rounded: 8-bit rounding is welcome, and torch's uint8 kernels with it. diagonal: in no
+    row's colours a channel sees another.
     """
     _, channels, size, _ = out.shape
     x_stride, channel_stride = strides
@@ -63,7 +65,6 @@ def crop_rows(
     # The resized image that the row before was cut from: ten crops in turn share one.
     latest, whole = None, torch.empty(0)
     # Views are made once, not per row: a view costs about as much as normalising ten lines of a picture.
-    diagonal = is_diagonal(matrix)
     interleaved = diagonal and out.stride()[1:] == (1, size * channels, channels)
     finish = _finisher(matrix, out, diagonal, interleaved)
     targets = _seen(out, interleaved).unbind(0)
@@ -209,7 +210,8 @@ def _finisher(
 ) -> Callable[[int, torch.Tensor, torch.Tensor], None]:
     """finish(v, target, image): maps the colours of image v, uint8 or float32, into its target.
 
-    float32 is computed in place, in the target; other dtypes in a scratch image, and rounded once.
+    float32 is computed in place, in the target; other dtypes in a scratch image, and rounded once. Colours that see
+    each other are computed plane by plane, each plane in one piece, and brought to the target's order of channels.
     """
     size = out.shape[2]
     scale = matrix[:, :, :-1].sum(axis=2)  # the diagonal, where there is nothing else
@@ -217,6 +219,8 @@ def _finisher(
     if interleaved:
         lines = torch.from_numpy(np.tile(scale.astype(np.float32), size)).to(out.device)
         scale_lines, shift_lines = lines.unbind(0), shift.repeat(1, size).unbind(0)
+    if not diagonal:
+        planes, mixed = torch.empty((2, *out.shape[1:]), device=out.device).unbind(0)
     scales, shifts = scale.tolist(), [line.unbind(0) for line in shift]
 
     def finish(v: int, target: torch.Tensor, image: torch.Tensor) -> None:
@@ -229,11 +233,12 @@ def _finisher(
             for plane, factor, summand in zip(target.unbind(0), scales[row], shifts[row], strict=True):
                 torch.add(summand, plane, alpha=factor, out=plane)
         else:
-            planes = image.float()
-            for plane, weights in zip(target, matrix[row].tolist(), strict=True):
+            planes.copy_(image)
+            for plane, weights in zip(mixed.unbind(0), matrix[row].tolist(), strict=True):
                 plane.fill_(weights[-1])
-                for channel, weight in zip(planes, weights[:-1], strict=True):
+                for channel, weight in zip(planes.unbind(0), weights[:-1], strict=True):
                     plane.add_(channel, alpha=weight)
+            target.copy_(mixed)
 
     if out.dtype == torch.float32:
         return finish
