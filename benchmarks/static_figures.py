@@ -29,6 +29,14 @@ from triton.backends.compiler import GPUTarget
 
 BUILD = Path(__file__).parents[1] / "build"
 SCALES = (0.5, 1, 1.5, 3, 6)  # source pixels per output pixel
+_MIXED = ", colours mixed"
+_FILTERS = {
+    "nearest": ("sm_90",),
+    "bilinear": tuple(TARGETS),
+    "bilinear" + _MIXED: ("sm_90",),
+    "bicubic": ("sm_90",),
+    "bicubic" + _MIXED: ("sm_90",),
+}
 
 
 def compiled(launch: Launch, target: GPUTarget) -> tuple[Row, list[Instruction]]:
@@ -141,10 +149,10 @@ def cases() -> dict[str, Callable[[], Row]]:
     for name, call in variants().items():
         for target in TARGETS:
             jobs[f"{name} / {target}"] = partial(_program, name, call, target)
-    for interpolation, targets in (("nearest", ("sm_90",)), ("bilinear", tuple(TARGETS)), ("bicubic", ("sm_90",))):
+    for name, targets in _FILTERS.items():
         for target in targets:
             for scale in SCALES:
-                jobs[f"{interpolation} / {target} / {scale}"] = partial(_pixel, interpolation, target, scale)
+                jobs[f"{name} / {target} / {scale}"] = partial(_pixel, name, target, scale)
     return jobs
 
 
@@ -152,10 +160,11 @@ def _program(name: str, call: Call, target: str) -> Row:
     return {"kernel": name, "target": target} | figures(record(call, TARGETS[target]), TARGETS[target])
 
 
-def _pixel(interpolation: str, target: str, scale: float) -> Row:
-    launch = record(crop(scale=scale, interpolation=interpolation, dtype=BRAIN, channels_last=True), TARGETS[target])
-    found = pixel_figures(launch, TARGETS[target])
-    return {"filter": interpolation, "target": target, "scale": scale} | found
+def _pixel(name: str, target: str, scale: float) -> Row:
+    color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
+    options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
+    launch = record(crop(scale=scale, **options), TARGETS[target])
+    return {"filter": name, "target": target, "scale": scale} | pixel_figures(launch, TARGETS[target])
 
 
 def measure() -> Figures:

@@ -155,6 +155,26 @@ def test_the_flip_is_independent_of_the_box(sample: Any) -> None:
         assert kolmogorov(mirrored[name], plain[name]) < 1, name
 
 
+@pytest.mark.parametrize("sample", [ag.sample_random_resized_crop, ag.sample_scale_jitter_crop])
+def test_an_alternating_flip_shows_each_sample_both_ways_in_any_two_successive_epochs(sample: Any) -> None:
+    def flips(epoch: int, seed: int = 3, count: int = MANY) -> np.ndarray:
+        return sample(ag.Key(seed, epoch), *sizes(375, 500, count), flip="alternate").flip
+
+    first = flips(0)
+    for epoch in (1, 2, 3, 90, 2**32 - 1):  # the last that there is
+        np.testing.assert_array_equal(flips(epoch), first ^ (epoch % 2 == 1))
+    # a coin of the sample and the seed: four standard errors of a share
+    assert first.mean() == pytest.approx(0.5, abs=2 / np.sqrt(MANY))
+    assert (first == flips(0, seed=4)).mean() == pytest.approx(0.5, abs=2 / np.sqrt(MANY))
+    np.testing.assert_array_equal(flips(1, count=17), flips(1)[:17])
+
+
+def test_an_alternating_flip_leaves_the_boxes_as_they_are() -> None:
+    for sample in (ag.sample_random_resized_crop, ag.sample_scale_jitter_crop):
+        boxes = [sample(KEY, *sizes(375, 500, 99), flip=flip).box for flip in ("alternate", 0.5)]
+        np.testing.assert_array_equal(*boxes)
+
+
 MIXED_HEIGHTS = np.array([375, 1, 500, 60, 1000, 33, 2160])
 MIXED_WIDTHS = np.array([500, 1, 375, 200, 10, 47, 3840])
 MIXED_INDEX = np.array([5, 0, 2**40, 7, 11, 2**63 - 1, 12])
@@ -313,6 +333,7 @@ NAN, INF = float("nan"), float("inf")
         ({"flip": -0.1}, "flip"),
         ({"flip": 1.5}, "flip"),
         ({"flip": NAN}, "flip"),
+        ({"flip": "alternating"}, 'flip is .alternating.; wanted a probability in .0, 1., or "alternate"'),
     ],
 )
 def test_a_bad_range_or_probability_is_named(options: dict[str, Any], named: str) -> None:

@@ -21,6 +21,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cutout, mixup": {"cutout": 12, "mixup_alpha": 0.2, "num_classes": 5, "label_smoothing": 0.1},
     "erasing by noise, cutmix": {"reprob": 1.0, "fill": "noise", "cutmix_alpha": 1.0, "num_classes": 5},
     "smoothing, contiguous": {"label_smoothing": 0.1, "num_classes": 5, "channels_last": False},
+    "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}, "flip": "alternate"},
     "bicubic": {"crop": "scale_jitter", "short_side": (32, 48), "interpolation": "bicubic", "dtype": "bfloat16"},
 }
 LABELS = [0, 3, 4]
@@ -76,9 +77,10 @@ def test_the_default_compiler_takes_it_too(compiled: Any) -> None:
     assert_same(compiled(stage)(prepared), stage.augment(prepared))
 
 
-def test_a_hundred_batches_compile_once(compiled: Any) -> None:
+@pytest.mark.parametrize("name", ["cutout, mixup", "twist"])
+def test_a_hundred_batches_compile_once(name: str, compiled: Any) -> None:
     """Boxes, image sizes and so the number of pixels change from batch to batch."""
-    stage = stage_of("cutout, mixup")
+    stage = stage_of(name)
     augment = compiled(stage, backend="aot_eager", dynamic=True)
     before = graphs()
     sizes = set()
@@ -117,7 +119,7 @@ def test_operators_keep_what_they_declare(name: str) -> None:
     tests = ("test_schema", "test_faketensor")
     recipe = stage.recipe
     images = torch.zeros(3, 3, 32, 32, dtype=recipe.torch_dtype)
-    crop = (prepared.images, prepared.crop, images, recipe.interpolation, True, False, True)
+    crop = (prepared.images, prepared.crop, images, recipe.interpolation, True, False, prepared.diagonal)
     torch.library.opcheck(run_crop, crop, test_utils=tests)
     for holes in prepared.holes:
         torch.library.opcheck(run_cutout, (images, holes, recipe.fill == "noise"), test_utils=tests)

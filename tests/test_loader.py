@@ -19,7 +19,10 @@ PLAIN: dict[str, Any] = {}
 MIXUP: dict[str, Any] = {"mixup_alpha": 1.0, "num_classes": 40}
 CUTMIX: dict[str, Any] = {"cutmix_alpha": 1.0, "num_classes": 40}
 BOTH: dict[str, Any] = {**MIXUP, **CUTMIX, "label_smoothing": 0.1, "cutout": 4, "fill": "noise", "dtype": "bfloat16"}
-recipes = pytest.mark.parametrize("options", [PLAIN, MIXUP, CUTMIX, BOTH], ids=["plain", "mixup", "cutmix", "both"])
+TWIST: dict[str, Any] = {"color_twist": {"contrast": 0.4, "hue": 0.1}, "flip": "alternate"}
+recipes = pytest.mark.parametrize(
+    "options", [PLAIN, MIXUP, CUTMIX, BOTH, TWIST], ids=["plain", "mixup", "cutmix", "both", "twist"]
+)
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -28,6 +28,7 @@ FULL: dict[str, Any] = {
     "flip": 0.25,
     "interpolation": "bicubic",
     "antialias": False,
+    "color_twist": {"brightness": (0.8, 1.1), "hue": 0.1, "channel_mixing": 0.2, "p": 0.5},
     "ops": (
         ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "p": 0.8}),
         ("gaussian_blur", {"kernel_size": 9, "p": 0.1}),
@@ -81,6 +82,10 @@ def test_an_option_that_is_a_pair_comes_back_from_json_as_it_was() -> None:
     assert through_json(recipe) == recipe
 
 
+def test_an_alternating_flip_comes_back_from_json() -> None:
+    assert through_json(ag.Recipe(flip="alternate")) == ag.Recipe(flip="alternate")
+
+
 def test_no_mean_and_no_std_come_back_from_json() -> None:
     recipe = through_json(ag.Recipe(mean=None, std=None))
     assert (recipe.mean, recipe.std) == (None, None)
@@ -123,11 +128,12 @@ def test_lists_become_tuples() -> None:
 
 def test_a_recipe_is_frozen_and_keeps_no_hold_of_its_callers_options() -> None:
     options = {"p": 0.2}
-    recipe = ag.Recipe(ops=(("gaussian_blur", options),))
+    recipe = ag.Recipe(ops=(("gaussian_blur", options),), color_twist=options)
     with pytest.raises(FrozenInstanceError):
         recipe.size = 3  # type: ignore[misc]
     options["p"] = 0.9
     assert recipe.ops == (("gaussian_blur", {"p": 0.2}),)
+    assert recipe.color_twist == {"p": 0.2}
     values = recipe.to_dict()
     values["ops"][0][1]["p"] = 0.7
     assert recipe.ops == (("gaussian_blur", {"p": 0.2}),)
@@ -188,6 +194,8 @@ BAD: list[tuple[str, Any, dict[str, Any]]] = [
     *(("num_classes", value, {"label_smoothing": 0.1}) for value in (None, 0, -5)),
     *(("std", value, {}) for value in ((0, 0, 0), (1, -1, 1), (NAN, 1, 1))),
     ("mean", (NAN, 0, 0), {}),
+    ("flip", "alternating", {}),
+    *(("color_twist", value, {}) for value in (0.4, "brightness", ("brightness",))),
     ("ops", ("gaussian_blur",), {}),
     ("ops", (("emboss", {}),), {}),
 ]
@@ -218,6 +226,12 @@ def test_an_unknown_op_lists_the_known_ones() -> None:
 def test_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"^gaussian_blur has no option 'radius'; known are kernel_size, sigma, p$"):
         ag.Recipe(ops=(("gaussian_blur", {"radius": 3}),))
+
+
+def test_an_unknown_option_of_the_twist_lists_the_known_ones() -> None:
+    known = "brightness, contrast, saturation, hue, channel_mixing, p"
+    with pytest.raises(ValueError, match=f"^color_twist has no option 'gamma'; known are {known}$"):
+        ag.Recipe(color_twist={"gamma": 2.0})
 
 
 def test_an_op_may_stand_only_once() -> None:

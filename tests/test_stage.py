@@ -22,6 +22,7 @@ from augment_gpu.pipeline import Draws, augment, draw, draw_mix, evaluation_draw
 
 SIZE = 32
 JITTER = ("color_jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1})
+TWIST = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.7}
 BLUR = ("gaussian_blur", {"kernel_size": 9, "p": 0.6})
 # Every family of per-sample work, alone and all together.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -31,11 +32,21 @@ RECIPES: dict[str, dict[str, Any]] = {
     "nearest": {"interpolation": "nearest"},
     "scale jitter": {"crop": "scale_jitter", "short_side": (SIZE, 48)},
     "center": {"crop": "center"},
+    "alternating flip": {"flip": "alternate"},
+    "twist": {"color_twist": TWIST},
+    "twist, contiguous": {"color_twist": TWIST, "channels_last": False},
     "color_jitter": {"ops": (JITTER,)},
     "blur": {"ops": (BLUR,)},
     "cutout": {"cutout": 12, "fill": (0.5, 0.0, -0.5)},
     "noise": {"cutout": 12, "reprob": 0.5, "fill": "noise"},
-    "everything": {"ops": (JITTER, BLUR), "cutout": 12, "reprob": 0.5, "fill": "noise", "dtype": "bfloat16"},
+    "everything": {
+        "color_twist": TWIST,
+        "ops": (JITTER, BLUR),
+        "cutout": 12,
+        "reprob": 0.5,
+        "fill": "noise",
+        "dtype": "bfloat16",
+    },
     "contiguous": {"channels_last": False, "dtype": "float16"},
 }
 recipes = pytest.mark.parametrize("options", RECIPES.values(), ids=RECIPES.keys())
@@ -287,8 +298,20 @@ def test_training_draws_anew_each_epoch_and_evaluation_never() -> None:
     assert torch.equal(stage(images, epoch=0)[0], stage(images, epoch=1)[0])
 
 
+@pytest.mark.parametrize("crop", ["center", "random_resized"])
+def test_an_alternating_flip_mirrors_each_picture_in_every_other_epoch(crop: Any) -> None:
+    """And nothing else changes from epoch to epoch, where the crop is the central or the whole picture."""
+    settings = recipe(crop=crop, scale=(1, 1), ratio=(1, 1), exact=True, flip="alternate")
+    images, stage = [photo(40, 40) for _ in range(9)], ag.Stage(settings)
+    zero, one, six = (stage(images, index=np.arange(9), epoch=epoch)[0] for epoch in (0, 1, 6))
+    torch.testing.assert_close(one, zero.flip(3), rtol=0, atol=1e-6)  # float32, sums in another order
+    assert torch.equal(six, zero)
+    assert len({picture.sum(dim=(0, 1)).argmax().item() for picture in zero}) == 2  # some begin the other way
+
+
 def test_evaluation_is_the_same_for_every_recipe_that_differs_in_training_only() -> None:
     options = {"ops": (JITTER, BLUR), "cutout": 12, "reprob": 1.0, "flip": 1.0, "mixup_alpha": 1.0, "num_classes": 9}
+    options["color_twist"] = TWIST
     wild, plain = (ag.Stage(settings).eval()(noise(3), [1, 2, 3]) for settings in (recipe(**options), recipe()))
     assert torch.equal(wild[0], plain[0])
     assert wild[1].tolist() == plain[1].tolist() == [1, 2, 3]
@@ -419,7 +442,7 @@ def test_another_seed_epoch_or_sample_is_drawn_otherwise(change: dict[str, int])
 def test_one_ops_options_do_not_change_the_draws_of_the_others() -> None:
     sizes = [33, 50], [47, 40]
     plain = draw(recipe(), ag.Key(1), [4, 5], *sizes)
-    more = draw(recipe(ops=(BLUR, JITTER), cutout=9, reprob=0.5), ag.Key(1), [4, 5], *sizes)
+    more = draw(recipe(color_twist=TWIST, ops=(BLUR, JITTER), cutout=9, reprob=0.5), ag.Key(1), [4, 5], *sizes)
     assert (plain.crop.box == more.crop.box).all()
     assert (plain.crop.flip == more.crop.flip).all()
     alone = draw(recipe(ops=(JITTER,)), ag.Key(1), [4, 5], *sizes)
