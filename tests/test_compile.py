@@ -188,6 +188,15 @@ def test_dense_images_of_another_form_are_refused(other: torch.Tensor) -> None:
         prepared.copy_(stage.prepare(other, LABELS))
 
 
+def test_colours_that_are_mixed_do_not_replace_ones_that_are_not() -> None:
+    """Of one image, so that the tables have the same shapes."""
+    stage = ag.Stage(ag.Recipe(size=32, color_twist={"hue": 0.1}))
+    image = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    training, evaluating = stage.prepare(image, [0]), stage.eval().prepare(image, [0])
+    with pytest.raises(ValueError, match=r"the batches differ in form.*diagonal"):
+        training.copy_(evaluating)
+
+
 def test_a_batch_to_evaluate_does_not_replace_one_to_train_on() -> None:
     stage = stage_of("smoothing, contiguous")
     training, evaluating = stage.prepare(batch(0), LABELS), stage.eval().prepare(batch(0), LABELS)
