@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 
-.PHONY: venv demo test lint wheel bench gpu-report clean
+.PHONY: venv demo test figures lint wheel bench gpu-report clean
 
 venv: .venv/installed
 
@@ -20,8 +20,13 @@ demo: venv
 		--recipe docs/demo-recipe.json --output demo/run
 	$(BIN)/augment-gpu preview --recipe docs/demo-recipe.json --output demo/preview.png
 
+# A file of tests stays in one process, which shares its fixtures.
 test: venv
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+
+# The figures of every kernel, each compiled anew for every GPU; of them `make test` compiles those that changed.
+figures: venv
+	$(BIN)/python benchmarks/static_figures.py
 
 lint: venv
 	$(BIN)/ruff check .

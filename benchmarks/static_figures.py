@@ -1,12 +1,15 @@
 """What the compilers make of the kernels, on any machine: registers, spills, loads, instructions. Needs no GPU.
 
-python benchmarks/static_figures.py           # compares with static_figures.json, and writes what it found to build/
-python benchmarks/static_figures.py --write   # makes what it found the figures to compare with, and the table to read
+python benchmarks/static_figures.py             # compares with static_figures.json, and writes what it found to build/
+python benchmarks/static_figures.py --changed   # so, but compiles only what does not come from the same inputs as there
+python benchmarks/static_figures.py --write     # makes what it found the figures to compare with, and the table to read
 
-Exits with 1 where a kernel spills registers, or takes over 5 % more instructions than static_figures.json says.
+Exits with 1 where a kernel spills registers, takes over 5 % more instructions than static_figures.json says, or gives
+other figures though nothing that they are made from has changed.
 """
 
 import argparse
+import hashlib
 import re
 import subprocess
 import sys
@@ -23,7 +26,7 @@ import triton
 from kernel_cases import BRAIN, SIZE, TARGETS, Call, Launch, crop, record, source, variants
 from machine_code import Instruction, read_amdgcn, read_sass
 from machine_walk import Strip, walk
-from static_table import FIGURES, Figures, Row, compare, load, markdown, save
+from static_table import FIGURES, Figures, Row, compare, key_of, load, markdown, save
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
@@ -91,19 +94,31 @@ def figures(launch: Launch, target: GPUTarget) -> Row:
     return resources | {"instructions": len(code), "loads": widths}
 
 
-def pixel_figures(launch: Launch, target: GPUTarget) -> Row:
+def pixel_figures(launch: Launch, target: GPUTarget, work: Counter[Strip]) -> Row:
     """Instructions, and those of them that load pixels, which the crop kernel issues for each output pixel: its warps'
-    instructions × the lanes of a warp / pixels. So lanes to the right of the picture, which idle, count."""
-    arguments = launch.arguments
-    path = int(arguments["range_ptr"][0, 6])
-    taken = arguments["PATHS"][path] if arguments["REACH"] else None
-    _, code = compiled(launch.changed(PATHS=(taken,)), target)
-    work = Counter(strips(launch, target))
-    columns = -(-SIZE // arguments["COLUMNS"])
+    instructions × the lanes of a warp / pixels. So lanes to the right of the picture, which idle, count. launch: with
+    the one path that is taken; work: how many strips of each kind a column has."""
+    _, code = compiled(launch, target)
+    columns = -(-SIZE // launch.arguments["COLUMNS"])
     lanes = target.warp_size * launch.options["num_warps"]
     total = sum(np.array(walk(code, strip)) * count for strip, count in work.items())
     instructions, loads = (round(float(each) * columns * lanes / SIZE**2, 2) for each in total)
-    return {"path": taken, "instructions": instructions, "loads": loads}
+    return {"path": launch.arguments["PATHS"][0], "instructions": instructions, "loads": loads}
+
+
+def fingerprint(launch: Launch, target: GPUTarget, work: Counter[Strip] | None = None) -> str:
+    """Of all that figures are made from: the kernel's source and what it calls, its constants, the compilers, which
+    come with Triton, and the files that count. The same fingerprint, the same figures."""
+    code = source(launch, target).hash()
+    strips = sorted((repr(strip), count) for strip, count in (work or {}).items())
+    inputs = repr((code, target, launch.options, strips, triton.__version__, _counting_code()))
+    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
+
+
+@cache
+def _counting_code() -> str:
+    names = ("static_figures.py", "machine_code.py", "machine_walk.py")
+    return hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in names)).hexdigest()
 
 
 def strips(launch: Launch, target: GPUTarget) -> Iterator[Strip]:
@@ -143,33 +158,48 @@ def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
 
 
 @cache
-def cases() -> dict[str, Callable[[], Row]]:
-    """What gives each row of the table, by a name that a process can be told."""
-    jobs: dict[str, Callable[[], Row]] = {}
+def cases() -> dict[tuple[str, str, float], Callable[[Row | None], Row]]:
+    """What gives each row of the table, by its key there, which a process can be told. Given the row that is kept, it
+    gives that one where its inputs are the same."""
+    jobs: dict[tuple[str, str, float], Callable[[Row | None], Row]] = {}
     for name, call in variants().items():
         for target in TARGETS:
-            jobs[f"{name} / {target}"] = partial(_program, name, call, target)
+            jobs[name, target, 0] = partial(_program, name, call, target)
     for name, targets in _FILTERS.items():
         for target in targets:
             for scale in SCALES:
-                jobs[f"{name} / {target} / {scale}"] = partial(_pixel, name, target, scale)
+                jobs[name, target, scale] = partial(_pixel, name, target, scale)
     return jobs
 
 
-def _program(name: str, call: Call, target: str) -> Row:
-    return {"kernel": name, "target": target} | figures(record(call, TARGETS[target]), TARGETS[target])
+def _program(name: str, call: Call, target: str, kept: Row | None) -> Row:
+    launch = record(call, TARGETS[target])
+    inputs = fingerprint(launch, TARGETS[target])
+    if kept is not None and kept["inputs"] == inputs:
+        return kept
+    return {"kernel": name, "target": target, **figures(launch, TARGETS[target]), "inputs": inputs}
 
 
-def _pixel(name: str, target: str, scale: float) -> Row:
+def _pixel(name: str, target: str, scale: float, kept: Row | None) -> Row:
     color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
     options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
     launch = record(crop(scale=scale, **options), TARGETS[target])
-    return {"filter": name, "target": target, "scale": scale} | pixel_figures(launch, TARGETS[target])
+    work = Counter(strips(launch, TARGETS[target]))
+    arguments = launch.arguments
+    taken = arguments["PATHS"][int(arguments["range_ptr"][0, 6])] if arguments["REACH"] else None
+    launch = launch.changed(PATHS=(taken,))
+    inputs = fingerprint(launch, TARGETS[target], work)
+    if kept is not None and kept["inputs"] == inputs:
+        return kept
+    found = pixel_figures(launch, TARGETS[target], work)
+    return {"filter": name, "target": target, "scale": scale, **found, "inputs": inputs}
 
 
-def measure() -> Figures:
+def measure(kept: Figures | None) -> Figures:
+    """kept: the figures whose rows need no compiler where they come from the same inputs; None: all are compiled."""
+    rows_kept = {} if kept is None else {key_of(row): row for row in kept["programs"] + kept["pixels"]}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(_run, cases()))
+        rows = list(pool.map(_run, cases(), map(rows_kept.get, cases())))
     return {
         "triton": triton.__version__,
         "programs": [row for row in rows if "kernel" in row],
@@ -177,15 +207,17 @@ def measure() -> Figures:
     }
 
 
-def _run(name: str) -> Row:
-    return cases()[name]()
+def _run(key: tuple[str, str, float], kept: Row | None) -> Row:
+    return cases()[key](kept)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--write", action="store_true")
+    group.add_argument("--changed", action="store_true")
     options = parser.parse_args()
-    found = measure()
+    found = measure(load(FIGURES) if options.changed else None)
     path = FIGURES if options.write else BUILD / FIGURES.name
     path.parent.mkdir(exist_ok=True)
     failures, gains = ([], []) if options.write else compare(found, load(FIGURES))

@@ -40,7 +40,7 @@ def save(figures: Figures, path: Path) -> None:
     """One row a line, sorted, so that a change is seen in a diff."""
     parts = [f' "triton": {json.dumps(figures["triton"])}']
     for part in ("programs", "pixels"):
-        rows = sorted(figures[part], key=_key)
+        rows = sorted(figures[part], key=key_of)
         parts.append(f' "{part}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]")
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
@@ -53,7 +53,12 @@ def compare(found: Figures, kept: Figures) -> tuple[list[str], list[str]]:
         for name in ("spills", "stack", "local"):
             if row[name]:
                 failures.append(f"{_name(row)}: {name} is {row[name]}; it must be 0")
-    rows, before = ({_key(row): row for row in _compared(figures)} for figures in (found, kept))
+    known = {key_of(row): row for row in kept["programs"] + kept["pixels"]}
+    for row in found["programs"] + found["pixels"]:
+        earlier = known.get(key_of(row), {})
+        if earlier.get("inputs") == row["inputs"] and earlier != row:
+            failures.append(f"{_name(row)}: other figures than the table's, from the same inputs: {row}, {earlier}")
+    rows, before = ({key_of(row): row for row in _compared(figures)} for figures in (found, kept))
     versions = f"Triton {found['triton']}, against Triton {kept['triton']}"
     for key in sorted(rows.keys() | before.keys()):
         if key not in before:
@@ -77,19 +82,19 @@ def _compared(figures: Figures) -> list[Row]:
     return figures["pixels"] + [row for row in figures["programs"] if not row["kernel"].startswith("crop")]
 
 
-def _key(row: Row) -> tuple[str, str, float]:
+def key_of(row: Row) -> tuple[str, str, float]:
     return row.get("kernel", row.get("filter", "")), row["target"], row.get("scale", 0)
 
 
 def _name(row: Row) -> str:
-    kernel, target, scale = _key(row)
+    kernel, target, scale = key_of(row)
     return f"{kernel}, {target}" + (f", scale {scale:g}" if scale else "")
 
 
 def markdown(figures: Figures) -> str:
     scales = sorted({row["scale"] for row in figures["pixels"]})
     cells: dict[tuple[str, str], dict[float, str]] = {}
-    for row in sorted(figures["pixels"], key=_key):
+    for row in sorted(figures["pixels"], key=key_of):
         line = cells.setdefault((row["filter"], row["target"]), {})
         line[row["scale"]] = f"{row['instructions']:.0f} ({row['loads']:.1f})"
     pixels = [[*names, *(line[scale] for scale in scales)] for names, line in cells.items()]
@@ -98,7 +103,7 @@ def markdown(figures: Figures) -> str:
             *(row[name] for name in ("kernel", "target", "registers", "spills", "stack", "shared", "instructions")),
             ", ".join(f"{count} × {bits}" for bits, count in row["loads"].items()),
         ]
-        for row in sorted(figures["programs"], key=_key)
+        for row in sorted(figures["programs"], key=key_of)
     ]
     crops = ["filter", "target", *(f"scale {scale:g}" for scale in scales)]
     heads = ["kernel", "target", "registers", "spills", "stack", "shared", "instructions", "loads × bits"]

@@ -32,6 +32,12 @@ finally:
     os.environ.pop("TRITON_INTERPRET", None)
 
 
+def pytest_configure() -> None:
+    """Workers of pytest-xdist share the cores: threads of which there are more than cores wait for each other."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda") and not GPU:
