@@ -217,7 +217,7 @@ def test_other_figures_from_the_same_inputs_fail(kept: dict[str, Any]) -> None:
 
 
 def test_what_changes_a_program_changes_its_fingerprint(environment: dict[str, str], kept: dict[str, Any]) -> None:
-    """A constant, an option, the target, a line of a function that the kernel calls, the strips that are walked; and nothing else does."""
+    """A constant, an option, the target, a line of what the kernel calls, the strips that are walked; nothing else."""
     program = """
 import dataclasses, json
 from collections import Counter

@@ -303,7 +303,7 @@ GOOD = np.zeros((2, 3, 3), dtype=np.uint8)
         (GOOD[..., 0], ValueError, "1 channels.*3"),
         (torch.zeros(4, 2, 3, dtype=torch.uint8), ValueError, "4 channels.*3"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, Image.Image) else str(value),
 )
 def test_what_a_batch_cannot_hold_is_refused_by_name(bad: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"(?s)image 2.*{message}"):
