@@ -97,6 +97,8 @@ class TrainConfig:
             raise ValueError(f"{other} and scratch is set; choose one")
         if self.ema and self.fsdp:
             raise ValueError(f"ema is {self.ema} and fsdp is set; a moving average of shared-out weights is not kept")
+        if self.lr == "find" and self.fsdp:
+            raise ValueError("lr is find and fsdp is set; a learning rate is sought on one whole copy of the network")
 
     @property
     def random_weights(self) -> bool:

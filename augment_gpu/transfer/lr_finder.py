@@ -39,11 +39,11 @@ def find_lr(setup: Setup) -> float:
     losses: list[float] = []
     rates: list[float] = []
     for _, batch in zip(range(_STEPS), _endless(alone.train_loader()), strict=False):
-        rate = updates.learning_rate
         try:
             loss = updates.step([batch]).item() / max(len(batch[0]), 1)
         except DivergedError:
             break
+        rate = updates.learning_rate
         smoothed = _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
         losses.append(smoothed / (1 - _SMOOTHING ** (len(losses) + 1)))
         rates.append(rate)

@@ -35,9 +35,12 @@ def create_model(
 
     if weights is not None and scratch:
         raise ValueError(f"weights is {weights} and scratch is set; choose one")
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4)
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=4)
         raise ValueError(f"timm has no model {name!r}" + (f"; near are {', '.join(near)}" if near else ""))
+    if tag and tag not in (tags := [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]):
+        raise ValueError(f"{architecture} has no weights {tag!r}; known are {', '.join(tags) or 'none'}")
     if weights is not None:
         model = timm.create_model(name, num_classes=num_classes)
         load_weights(model, weights, classes)

@@ -13,9 +13,10 @@ from augment_gpu.data.sample import sample_dataset
 from augment_gpu.data.sources import Dataset, ImageFolder, stratified_split, subset
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
+from augment_gpu.transfer.checkpoint import first_line
 from augment_gpu.transfer.config import TrainConfig, usable_device
 from augment_gpu.transfer.distributed import Ranks
-from augment_gpu.transfer.model import create_model, normalization
+from augment_gpu.transfer.model import classifier, create_model, normalization
 from augment_gpu.transfer.plan import AUGMENTATION, Strategy, TransferPlan, plan_for, recommend
 
 
@@ -119,10 +120,14 @@ def set_up(
     model = model.to(memory_format=torch.channels_last)
     fields = {"size": config.size, "num_classes": len(classes), **normalization(model)}
     seen = Recipe.from_dict({**fields, **_evaluation_fields(config)})
+    if initial and not config.fsdp:
+        _try_size(model, config, where)
     plan = TransferPlan(**stored) if stored is not None else None
     if plan is None:
         plan = ranks.from_first(_plan(config, model, train_data, len(classes), seen) if ranks.leads else None)
         plan = _adjusted(plan, config)
+        if plan.frozen_features or plan.probe:
+            classifier(model)  # raises where there is not one that a head could take the place of
     recipe = Recipe.from_dict({**seen.to_dict(), **AUGMENTATION[plan.augmentation], **(config.recipe or {})})
     for name in ("size", "num_classes"):
         if getattr(recipe, name) != fields[name]:
@@ -130,9 +135,37 @@ def set_up(
     setup = Setup(data, config, plan, recipe, classes, train_data, val_data, model, where, output, ranks)
     if stored is None:
         setup.say(f"strategy {plan.strategy}: {plan.reason}")
+        if unused := _unused(config, plan):
+            setup.say(f"a head on frozen features makes no use of {', '.join(unused)}")
     for name in _unvalidated(setup):
         setup.say(f"class {name!r} has one image: it is trained on, and not validated")
     return setup
+
+
+@torch.no_grad()
+def _try_size(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Raises ValueError where the model does not take images of this size: before anything is computed with it."""
+    try:
+        model.eval()(torch.zeros((1, 3, config.size, config.size), device=device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        own = getattr(model, "default_cfg", {}).get("input_size")
+        known = "" if own is None else f"; its own size is {own[-1]}"
+        raise ValueError(
+            f"{config.model} cannot take images of size {config.size}: {first_line(error)}{known}"
+        ) from error
+
+
+def _unused(config: TrainConfig, plan: TransferPlan) -> list[str]:
+    """Settings that were changed, and that only a network in training has a use for."""
+    if not plan.frozen_features:
+        return []
+    names = [
+        "accumulate", "clip", "ema", "class_weights", "patience", "precision", "compile", "fsdp", "optimizer",
+        "warmup_epochs", "tensorboard",
+    ]  # fmt: skip
+    # Logistic regression is solved, and not trained step by step.
+    names += ["epochs", "lr", "weight_decay"] if plan.head == "linear" else []
+    return [name for name in names if getattr(config, name) != getattr(TrainConfig, name)]
 
 
 def _evaluation_fields(config: TrainConfig) -> dict[str, Any]:
@@ -164,7 +197,14 @@ def _plan(config: TrainConfig, model: nn.Module, train_data: Dataset, classes: i
         f"{measured.knn:.1%} (chance {measured.chance:.1%}); LogME {measured.log_me:.3f}",
         flush=True,
     )
-    return recommend(len(train_data), classes, measured.score)
+    plan = recommend(len(train_data), classes, measured.score)
+    if plan.frozen_features:
+        try:
+            classifier(model)
+        except ValueError as error:
+            top = plan_for("top", len(train_data))
+            return top.changed({"reason": f"{plan.reason}; but {error}: the last layers are fine-tuned"})
+    return plan
 
 
 def _adjusted(plan: TransferPlan, config: TrainConfig) -> TransferPlan:
@@ -179,6 +219,11 @@ def _adjusted(plan: TransferPlan, config: TrainConfig) -> TransferPlan:
     if config.epochs is not None:
         given["epochs"] = config.epochs
     return plan.changed(given)
+
+
+def given_lr(config: TrainConfig) -> dict[str, float]:
+    """The learning rates that the configuration fixes, whatever the head's may be."""
+    return {name: value for name, value in (config.plan or {}).items() if name == "backbone_lr"}
 
 
 def is_split(root: Path) -> bool:

@@ -12,10 +12,11 @@ from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_jso
 from augment_gpu.transfer.config import FREE, TrainConfig
 from augment_gpu.transfer.distributed import Ranks, joined_ranks
 from augment_gpu.transfer.lr_finder import find_lr
+from augment_gpu.transfer.plan import TransferPlan
 from augment_gpu.transfer.probe import fit_head, probe_first
 from augment_gpu.transfer.report import write_report
 from augment_gpu.transfer.run import Run, write_metrics
-from augment_gpu.transfer.setup import Setup, set_up
+from augment_gpu.transfer.setup import Setup, given_lr, set_up
 from augment_gpu.transfer.tensorboard import require_tensorboard
 from augment_gpu.transfer.updates import DivergedError
 
@@ -40,16 +41,19 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             # A run that goes on takes its weights from last.pt: nothing is fetched for it again.
-            setup = set_up(data, config, output, ranks, device=device, stored=plan, initial=not goes_on)
-            if classes is not None and classes != setup.classes:
-                raise ValueError(f"{setup.data} has classes {setup.classes}; when the run began they were {classes}")
-            if ranks.rank:  # else dropout would be the same on all ranks
-                torch.manual_seed(config.seed + ranks.rank)
+            if ranks.leads and not resume:
+                _make_folder(output)
             try:
+                setup = set_up(data, config, output, ranks, device=device, stored=plan, initial=not goes_on)
+                if classes is not None and classes != setup.classes:
+                    began = f"when the run began they were {classes}"
+                    raise ValueError(f"{setup.data} has classes {setup.classes}; {began}")
+                if ranks.rank:  # else dropout would be the same on all ranks
+                    torch.manual_seed(config.seed + ranks.rank)
                 return _run(setup, goes_on=goes_on)
             except BaseException as error:
                 kept = last.exists()
-                if ranks.leads and not resume and output.exists() and not kept and not (output / "best.pt").exists():
+                if ranks.leads and not resume and not kept and not (output / "best.pt").exists():
                     shutil.rmtree(output)
                 if isinstance(error, DivergedError) and kept:
                     raise DivergedError(f"{error}; {last} is from before that, and is kept") from error
@@ -69,7 +73,7 @@ def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
             probe_first(setup)
         if setup.config.lr == "find" and not setup.plan.frozen_features:
             lr = setup.ranks.from_first(find_lr(setup) if setup.ranks.leads else None)
-            setup = replace(setup, plan=setup.plan.with_lr(lr))
+            setup = replace(setup, plan=setup.plan.with_lr(lr).changed(given_lr(setup.config)))
             setup.say(f"learning rate {setup.plan.lr:.2e}")
     if setup.plan.frozen_features:
         _describe(setup)
@@ -85,10 +89,19 @@ def _run(setup: Setup, *, goes_on: bool) -> list[dict[str, Any]]:
     return metrics
 
 
+def _make_folder(output: Path) -> None:
+    """At the very start, so that of two runs with the same output the second one is refused."""
+    try:
+        output.mkdir(parents=True)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{output} exists; give another --output, or --resume to go on with the run in it"
+        ) from None
+
+
 def _describe(setup: Setup) -> None:
-    """Makes the run folder, if it is not there, and writes config.json."""
+    """Writes config.json."""
     if setup.ranks.leads:
-        setup.output.mkdir(parents=True, exist_ok=True)
         save_json(setup.output / "config.json", setup.description())
 
 
@@ -106,12 +119,14 @@ def _configured(
         stored = load_json(path)
         if not isinstance(stored, dict) or not {"config", "data", "plan"} <= set(stored):
             raise ValueError(f"{path} is not the description of a run")
-        config = TrainConfig(**{**stored["config"], **{name: given[name] for name in FREE if name in given}})
+        try:
+            config = TrainConfig(**{**stored["config"], **{name: given[name] for name in FREE if name in given}})
+            TransferPlan(**stored["plan"])
+        except TypeError as error:
+            raise ValueError(f"{path} is not the description of a run: {error}") from error
         _check_same(output, stored, data, given)
         data = stored["data"]
     else:
-        if ranks.leads and output.exists():
-            raise FileExistsError(f"{output} exists; give another --output, or --resume to go on with the run in it")
         config = TrainConfig(**given)
         data = None if data is None else str(Path(data).resolve())
     if config.tensorboard:

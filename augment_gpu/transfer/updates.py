@@ -106,8 +106,9 @@ class Updates:
 
     @property
     def learning_rate(self) -> float:
-        """Of the head, at the next step."""
-        return float(self.schedule.get_last_lr()[0])
+        """Of the head, at the latest step; before the first, at that one."""
+        latest = max(self.steps - 1, 0)
+        return float(self.schedule.base_lrs[0] * self.schedule.lr_lambdas[0](latest))
 
     def evaluated(self) -> nn.Module:
         """The network to validate and to keep: the moving average, where there is one."""

@@ -34,12 +34,12 @@ def validate(
     Raises ValueError where no image could be read.
     """
     from torchmetrics import Metric, MetricCollection
-    from torchmetrics.classification import MulticlassAccuracy
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
     accuracies: dict[str, Metric] = {"val_top1": MulticlassAccuracy(classes, average="micro")}
     if classes > _TOP:
         accuracies[f"val_top{_TOP}"] = MulticlassAccuracy(classes, top_k=_TOP, average="micro")
-    accuracies["val_balanced"] = MulticlassAccuracy(classes, average="macro")
+    accuracies["confusion"] = MulticlassConfusionMatrix(classes)
     device = loader.device
     metrics: Any = MetricCollection(accuracies, compute_groups=False).to(device)
     model.eval()
@@ -61,4 +61,7 @@ def validate(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The ``compute`` method", UserWarning)  # a rank may have had no image
         values = metrics.compute()
+    confusion = values.pop("confusion").double()
+    there = confusion.sum(1)  # a class that has no image has no accuracy either
+    values["val_balanced"] = (confusion.diagonal() / there)[there > 0].mean()
     return {"val_loss": loss_sum / images_seen} | {name: value.item() for name, value in values.items()}
