@@ -130,7 +130,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help=f"side of the network's input in pixels ({default.size})")
     parser.add_argument("--optimizer", choices=("adamw", "sgd"), help=f"({default.optimizer})")
     parser.add_argument("--lr", type=_lr, help="peak learning rate of the head, or find, which measures one (1e-3 "
-                        "adamw, 0.1 · batch / 256 sgd; other pretrained layers a tenth)")  # fmt: skip
+                        "adamw, 0.1 · batch / 256 sgd; other pretrained layers half of it or less)")  # fmt: skip
     parser.add_argument("--weight-decay", type=float, help=f"({default.weight_decay})")
     parser.add_argument("--warmup-epochs", type=float, help=f"({default.warmup_epochs})")
     parser.add_argument("--clip", type=float, help="largest norm of a step's gradient, 0 for any (0)")

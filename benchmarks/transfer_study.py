@@ -4,7 +4,7 @@
 
 TRAIN, TEST: CIFAR-10 as image files, <anything>/<class>/<picture>. A small network is pretrained on five of its
 classes. The similar data are the other five; the very different ask another question of such pictures: which of four
-ways is up. Of each, few (20 a class) and many (200 a class) are learned by every strategy, three times from other
+ways is up. Of each, few (5 a class) and many (200 a class) are learned by every strategy, three times from other
 pictures and other random numbers; accuracies are on 100 pictures a class that none of them saw.
 
 --photos: a folder of photographs, <class>/<picture>, for a network that was pretrained on ImageNet (--photo-model,
@@ -40,8 +40,9 @@ PICTURE = Path(__file__).parents[1] / "docs" / "transfer.png"
 PRETRAINED_ON = ("airplane", "automobile", "bird", "cat", "deer")
 SIMILAR = ("dog", "frog", "horse", "ship", "truck")
 WAYS = ("up", "left", "down", "right")
-FEW, MANY, TEST = 20, 200, 100  # pictures of each class
-EPOCHS = {"few": 60, "many": 16}  # some 400 and 500 steps, as BiT has it
+FEW, MANY, TEST = 5, 200, 100  # pictures of each class
+EPOCHS = {"few": 240, "many": 16}  # some 240 and 500 steps
+PHOTO_EPOCHS = 30
 SEEDS = 3
 STRATEGIES = ("linear", "mlp", "top", "full", "lp-ft", "scratch")
 PRETRAINING = {
@@ -116,13 +117,13 @@ def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str)
 
 def photographs(options: argparse.Namespace) -> dict[str, Any]:
     """Few photographs, and a network that ImageNet taught."""
-    size, folder = 128, options.output / "photos"
+    size, folder = 96, options.output / "photos"
     settings = {
         "model": options.photo_model,
         "weights": str(options.photo_weights),
         "size": size,
         "batch_size": 16,
-        "epochs": EPOCHS["few"],
+        "epochs": PHOTO_EPOCHS,
     }
     outcomes = compare(str(options.photos), folder, settings, strategies=STRATEGIES, seeds=SEEDS)
     data = ImageFolder(options.photos)

@@ -9,8 +9,8 @@ from augment_gpu.transfer.plan import FEW_PER_CLASS, SIMILAR, STRATEGIES, Transf
 @pytest.mark.parametrize(
     ("images", "similarity", "strategy"),
     [
-        (800, 0.9, "linear"),
-        (800, 0.1, "mlp"),
+        (200, 0.9, "linear"),
+        (200, 0.1, "mlp"),
         (50_000, 0.9, "top"),
         (50_000, 0.1, "full"),
         # on the lines themselves: few is below, similar is at least

@@ -98,7 +98,7 @@ def test_auto_measures_and_chooses_once(folder, weights, tmp_path, monkeypatch, 
     # Twelve images a class that the network knows.
     assert stored["plan"]["strategy"] == "linear"
     assert "similarity 1.00" in text
-    assert "few images (12 a class; few are fewer than 100), similar to those of the pretraining" in text
+    assert "few images (12 a class; few are fewer than 25), similar to those of the pretraining" in text
     monkeypatch.setattr("augment_gpu.transfer.similarity.measure_similarity", None)
     train(None, output, {}, resume=True)
 
