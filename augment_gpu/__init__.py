@@ -38,6 +38,7 @@ from augment_gpu.ops.geometry import (
     translate,
     translate_reference,
     vertical_flip,
+    vertical_flip_matrix,
     vertical_flip_reference,
 )
 from augment_gpu.ops.jpeg import JpegParams, jpeg, jpeg_reference, sample_jpeg
@@ -87,10 +88,12 @@ from augment_gpu.ops.tone import (
 )
 from augment_gpu.ops.twist import ColorTwistParams, color_twist, color_twist_reference, sample_color_twist
 from augment_gpu.ops.views import multi_scale_ten_crop, ten_crop, ten_crop_boxes
+from augment_gpu.pipeline import Draws
 from augment_gpu.ragged import RaggedBatch, collate
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
 from augment_gpu.stage import Stage, replay
+from augment_gpu.targets import MovedBoxes, MovedKeypoints, move_boxes, move_keypoints, move_masks
 from augment_gpu.tta import TTA
 
 __version__ = "0.1.0"
@@ -105,6 +108,7 @@ __all__ = [
     "CutmixParams",
     "CutoutParams",
     "DecodeError",
+    "Draws",
     "ElasticParams",
     "EqualizeParams",
     "GaussianBlurParams",
@@ -115,6 +119,8 @@ __all__ = [
     "Key",
     "Loader",
     "MixupParams",
+    "MovedBoxes",
+    "MovedKeypoints",
     "PerspectiveParams",
     "PosterizeParams",
     "RaggedBatch",
@@ -160,6 +166,9 @@ __all__ = [
     "mix_targets_reference",
     "mixup",
     "mixup_reference",
+    "move_boxes",
+    "move_keypoints",
+    "move_masks",
     "multi_scale_ten_crop",
     "one_hot",
     "perspective",
@@ -207,5 +216,6 @@ __all__ = [
     "translate_reference",
     "uniform",
     "vertical_flip",
+    "vertical_flip_matrix",
     "vertical_flip_reference",
 ]

@@ -12,7 +12,7 @@ from augment_gpu.ops.crop_plan import image_sizes
 from augment_gpu.ops.foreign import name_of
 from augment_gpu.ops.mix import MixParams
 from augment_gpu.ops.path import require_bfloat16, require_triton
-from augment_gpu.pipeline import Prepared, augment, draw, draw_mix, evaluation_draws, prepare
+from augment_gpu.pipeline import Draws, Prepared, augment, draw, draw_mix, evaluation_draws, prepare
 from augment_gpu.ragged import RaggedBatch, as_array
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key
@@ -34,6 +34,8 @@ class Stage(nn.Module):
     state_dict; `replay` knows a sample by its index alone. Mixing pairs the samples of this call, unless `mix` says
     otherwise, as Loader has it for a batch over all ranks. mix: the mixing parameters of this batch, where whoever
     calls knows the batch on all ranks; the images may then hold further rows, partners only, that are not returned.
+    draws: of `draw`, in place of what would be drawn here, so that boxes, keypoints and masks move with the pixels;
+    index and epoch then serve mixing alone.
 
     A call is `augment(prepare(…))`: a host half, and a device half that torch.compile and CUDA graphs take whole.
 
@@ -62,8 +64,16 @@ class Stage(nn.Module):
         index: ArrayLike | None = None,
         epoch: int = 0,
         mix: MixParams | None = None,
+        draws: Draws | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.augment(self.prepare(images, labels, index=index, epoch=epoch, mix=mix))
+        return self.augment(self.prepare(images, labels, index=index, epoch=epoch, mix=mix, draws=draws))
+
+    def draw(self, images: Images, *, index: ArrayLike | None = None, epoch: int = 0) -> Draws:
+        """What `stage(images, draws=…)` does to these images, before mixing, which boxes, keypoints and masks follow
+        (see move_boxes): in evaluation mode its view. Nothing is computed on a device. Without index the samples are
+        numbered here, as by a call."""
+        batch = _packed(images)
+        return self._draw(batch, self._positions(index, len(batch)), epoch)
 
     def prepare(
         self,
@@ -73,6 +83,7 @@ class Stage(nn.Module):
         index: ArrayLike | None = None,
         epoch: int = 0,
         mix: MixParams | None = None,
+        draws: Draws | None = None,
     ) -> Prepared:
         """The host part of the stage: draws, checks them, and brings batch and tables to the device."""
         batch = self._batch(images)
@@ -83,16 +94,18 @@ class Stage(nn.Module):
         targets = None if labels is None else _targets(labels, len(batch), self.recipe)
         if targets is not None:
             targets = targets.to(batch.device, non_blocking=True)
-        heights, widths = image_sizes(batch)
+        if draws is None:
+            index = self._positions(index, len(batch))
+            draws = self._draw(batch, index, epoch)
+        elif len(draws.crop) != len(batch):
+            raise ValueError(f"draws are of {len(draws.crop)} samples, for {len(batch)} images")
         if not self.training:
-            return prepare(batch, evaluation_draws(self.recipe, heights, widths), self.recipe, targets=targets)
-        index = self._number(len(batch)) if index is None else np.asarray(index, dtype=np.int64)
-        if index.shape != (len(batch),):
-            raise ValueError(f"index has shape {index.shape} for {len(batch)} images; wanted one position a sample")
-        key = Key(self.seed, epoch)
-        mix = draw_mix(self.recipe, key, index) if mix is None else mix
-        draws, soft = draw(self.recipe, key, index, heights, widths), self.recipe.soft_targets
-        return prepare(batch, draws, self.recipe, targets=targets, soft=soft, mix=mix)
+            return prepare(batch, draws, self.recipe, targets=targets)
+        if self.recipe.mixes and mix is None:
+            if index is None:
+                raise ValueError("the recipe mixes, which draws do not say; beside them it needs index, or mix")
+            mix = draw_mix(self.recipe, Key(self.seed, epoch), index)
+        return prepare(batch, draws, self.recipe, targets=targets, soft=self.recipe.soft_targets, mix=mix)
 
     def augment(self, batch: Prepared) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The device part of the stage: images and targets of a prepared batch. See augment_gpu.pipeline.augment."""
@@ -111,6 +124,21 @@ class Stage(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.recipe}, seed={self.seed}, strict={self.strict}"
 
+    def _draw(self, batch: RaggedBatch | torch.Tensor, index: ArrayLike | None, epoch: int) -> Draws:
+        if index is None:
+            return evaluation_draws(self.recipe, *image_sizes(batch))
+        return draw(self.recipe, Key(self.seed, epoch), index, *image_sizes(batch))
+
+    def _positions(self, index: ArrayLike | None, count: int) -> np.ndarray | None:
+        """(count,) int64: the samples' positions, as given, or the next ones; None in evaluation, where nothing is
+        drawn."""
+        if not self.training:
+            return None
+        index = self._number(count) if index is None else np.asarray(index, dtype=np.int64)
+        if index.shape != (count,):
+            raise ValueError(f"index has shape {index.shape} for {count} images; wanted one position a sample")
+        return index
+
     def _number(self, count: int) -> np.ndarray:
         rank, world_size = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -120,13 +148,7 @@ class Stage(nn.Module):
         return index
 
     def _batch(self, images: Images) -> RaggedBatch | torch.Tensor:
-        batch: RaggedBatch | torch.Tensor
-        if isinstance(images, RaggedBatch):
-            batch = images
-        elif isinstance(images, torch.Tensor):
-            batch = images.float() if images.is_floating_point() else images
-        else:
-            batch = RaggedBatch.from_images(images)
+        batch = _packed(images)
         return batch if self._place.device.type == "cpu" else batch.to(self._place.device, non_blocking=True)
 
 
@@ -160,6 +182,14 @@ def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> t
     batch = RaggedBatch.from_images([as_array(dataset[index][0])])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
     return augment(prepare(batch, draws, recipe), recipe)[0][0]
+
+
+def _packed(images: Images) -> RaggedBatch | torch.Tensor:
+    if isinstance(images, RaggedBatch):
+        return images
+    if isinstance(images, torch.Tensor):
+        return images.float() if images.is_floating_point() else images
+    return RaggedBatch.from_images(images)
 
 
 def _targets(labels: ArrayLike | torch.Tensor, count: int, recipe: Recipe) -> torch.Tensor:

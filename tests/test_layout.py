@@ -24,6 +24,7 @@ ROOMS = (
     "integrations",
     "data",
     "stage",
+    "targets",
     "pipeline",
     "recipe",
     "tta",

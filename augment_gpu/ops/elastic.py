@@ -74,20 +74,37 @@ def elastic(images: torch.Tensor, params: ElasticParams) -> torch.Tensor:
     the image's far side."""
     check_images("elastic", images, len(params))
     height, width = images.shape[2:]
-    if params.kernel_size // 2 >= min(height, width):
-        raise ValueError(
-            f"sigma is {params.sigma}, whose kernel is {params.kernel_size} pixels wide; "
-            f"images of {(height, width)} are too small for it"
-        )
+    _check_size(params, (height, width))
     chosen = params.alpha > 0
-    seed = params.seed[chosen]
 
     def grid(alpha: torch.Tensor) -> torch.Tensor:
-        field = torch.empty(len(seed), 2, height, width, device=alpha.device)
-        field = cutout(field, noise_holes(field.shape, seed))
-        field = gaussian_blur(field, _smoothing(len(seed), params)).mul_(alpha.view(-1, 1, 1, 1)).div_(3**0.5)
+        field = _field(params, params.seed[chosen], alpha, (height, width))
         x = torch.arange(width, device=alpha.device) + (0.5 - width / 2)
         y = torch.arange(height, device=alpha.device)[:, None] + (0.5 - height / 2)
         return torch.stack([(field[:, 0] + 2 * x).div_(width), (field[:, 1] + 2 * y).div_(height)], dim=3)
 
     return warp("elastic", images, chosen, params.fill, grid, params.alpha)
+
+
+def elastic_field(params: ElasticParams, size: tuple[int, int]) -> np.ndarray:
+    """(n, H, W, 2) float32, of the n samples with alpha > 0 alone, on images of size (H, W): how far to the right of
+    each pixel of the result, and below it, it comes from, in pixels. Computed on the CPU."""
+    _check_size(params, size)
+    chosen = params.alpha > 0
+    field = _field(params, params.seed[chosen], torch.from_numpy(params.alpha[chosen]), size)
+    return field.div_(2).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _check_size(params: ElasticParams, size: tuple[int, int]) -> None:
+    if params.kernel_size // 2 >= min(size):
+        raise ValueError(
+            f"sigma is {params.sigma}, whose kernel is {params.kernel_size} pixels wide; "
+            f"images of {tuple(size)} are too small for it"
+        )
+
+
+def _field(params: ElasticParams, seed: np.ndarray, alpha: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(n, 2, H, W): twice the distances, along x and y, on the device of alpha, (n,)."""
+    field = torch.empty(len(seed), 2, *size, device=alpha.device)
+    field = cutout(field, noise_holes(field.shape, seed))
+    return gaussian_blur(field, _smoothing(len(seed), params)).mul_(alpha.view(-1, 1, 1, 1)).div_(3**0.5)

@@ -5,8 +5,9 @@ All take (B, C, H, W) floating point images and compute in float32, bilinearly, 
 return a new tensor, or the very tensor they got where no row drew it. What comes from outside the image is `fill`, in
 the units of the images: a number, or one per channel.
 
-affine_matrix and perspective_matrix say where pixels go: (B, 3, 3) float64, from (x, y, 1) in the image to (x', y', 1)
-in the result, up to a factor; in pixels, of which pixel j covers [j, j + 1), as boxes have it.
+affine_matrix, perspective_matrix and vertical_flip_matrix say where pixels go: (B, 3, 3) float64, from (x, y, 1) in the
+image to (x', y', 1) in the result, up to a factor; in pixels, of which pixel j covers [j, j + 1), as boxes have it. Of
+a sample that is left alone they are the identity, exactly.
 """
 
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ def perspective_matrix(params: PerspectiveParams, size: Sequence[int]) -> np.nda
     equations[..., 6], equations[..., 7] = -end * x[:, None], -end * y[:, None]
     matrix = np.ones((len(params), 9))
     matrix[:, :8] = np.linalg.solve(equations.reshape(-1, 8, 8), end.reshape(-1, 8, 1))[..., 0]
-    return matrix.reshape(-1, 3, 3)
+    return np.where(_leans(params)[:, None, None], matrix.reshape(-1, 3, 3), np.eye(3))
 
 
 def perspective_reference(images: torch.Tensor, params: PerspectiveParams) -> torch.Tensor:
@@ -251,6 +252,12 @@ class VerticalFlipParams(ChosenParams):
 
 def sample_vertical_flip(key: Key, index: ArrayLike, *, p: float = 0.5) -> VerticalFlipParams:
     return VerticalFlipParams(draw_chosen(key, index, "vertical_flip", p))
+
+
+def vertical_flip_matrix(params: VerticalFlipParams, size: Sequence[int]) -> np.ndarray:
+    """(B, 3, 3) float64: where the pixels of images of size (H, W) go."""
+    upside_down = np.array([[1.0, 0, 0], [0, -1, size[0]], [0, 0, 1]])
+    return np.where(params.chosen[:, None, None], upside_down, np.eye(3))
 
 
 def vertical_flip_reference(images: torch.Tensor, params: VerticalFlipParams) -> torch.Tensor:
