@@ -1,9 +1,9 @@
 """Boxes, keypoints and masks that move with the pixels, on the host, by the draws that moved these.
 
 All are given for each image, in pixels of the source image, of which pixel j covers [j, j + 1), as torchvision and
-Detectron2 have it: the whole image is the box (0, 0, width, height), and the centre of the first pixel is 0.5. They come
-back in pixels of the picture that the stage makes, and as what they came as: NumPy arrays, or tensors on their device,
-where that is a GPU after waiting for it.
+Detectron2 have it: the whole image is the box (0, 0, width, height), and the centre of the first pixel is 0.5. They
+come back in pixels of the picture that the stage makes, and as what they came as: NumPy arrays, or tensors on their
+device, where that is a GPU after waiting for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -114,7 +114,7 @@ def move_boxes(
     for motion in motions:
         moving = motion.moves[rows]
         if moving.any():
-            fine = subdivided(polygons, motion.spacing)
+            fine = subdivided(polygons, motion.pieces)
             fine[moving] = motion.there(fine[moving], rows[moving, None])
             polygons = clipped(fine, recipe.size)
     moved = envelopes(polygons)
@@ -193,8 +193,8 @@ def _moved_mask(image: int, mask: Any, draws: Draws, motions: list[Motion], size
         raise ValueError(
             f"{name} is {height} × {width} and does not hold the crop {box.tolist()}; wanted the size of its image"
         )
-    filled = torch.full((*source.shape[:-2], size * size), fill, dtype=source.dtype, device=source.device)
-    if filled.numel() and filled.flatten()[0] != fill:
+    filling = torch.tensor(fill).to(source.dtype)
+    if not filling.is_floating_point() and filling.item() != fill:
         raise ValueError(f"fill is {fill}, which {name}, {source.dtype}, cannot hold")
     points, seen = pixel_centres((size, size)).reshape(-1, 2), np.arange(size * size)
     crop, *ops = motions
@@ -208,8 +208,9 @@ def _moved_mask(image: int, mask: Any, draws: Draws, motions: list[Motion], size
         low, high = np.floor(box[:2]), np.ceil(box[2:])
     x, y = np.clip(np.floor(crop.back(points, image)), low, high - 1).astype(np.int64).T
     values = source.flatten(-2)[..., torch.from_numpy(y * width + x).to(source.device)]
-    filled[..., torch.from_numpy(seen).to(source.device)] = values
-    moved = filled.unflatten(-1, (size, size))
+    moved = filling.to(source.device).repeat(*source.shape[:-2], size * size)
+    moved[..., torch.from_numpy(seen).to(source.device)] = values
+    moved = moved.unflatten(-1, (size, size))
     return moved if isinstance(mask, torch.Tensor) else moved.numpy()
 
 

@@ -4,6 +4,7 @@ Points are (..., 2) float64, x and y in pixels, of which pixel j covers [j, j + 
 that they belong to, (...) int64 or one number.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,12 +22,12 @@ _CORRECTIONS = 100
 
 class Motion(NamedTuple):
     """moves: (B,) bool, the rows that are not left alone; nothing may be asked of others. there, back: points to where
-    they go, and to where they come from. spacing: the straight lines that stay straight enough, in pixels."""
+    they go, and to where they come from. pieces: of a line, which are straight afterwards as well."""
 
     moves: np.ndarray
     there: Move
     back: Move
-    spacing: float = np.inf
+    pieces: int = 1
 
 
 def crop_motion(crop: CropParams, size: int) -> Motion:
@@ -65,9 +66,9 @@ def _through(matrix: np.ndarray) -> Move:
 
 def elastic_motion(params: ElasticParams, size: tuple[int, int]) -> Motion:
     """What elastic does to pictures of size (H, W). Back it is exact. There the place is sought that the field pulls
-    the point from: found to 1e-4 pixels where the field is one-to-one. Fields of alpha above about 4 sigma² fold here and
-    there, and show a point in several places: then one of these is given, to 1e-2 pixels; or in far stronger fields,
-    where none was found, the pixel that comes nearest."""
+    the point from: found to 1e-4 pixels where the field is one-to-one. Fields of alpha above about 4 sigma² fold here
+    and there, and show a point in several places: then one of these is given, to 1e-2 pixels; or in far stronger
+    fields, where none was found, the pixel that comes nearest."""
     field, chosen = elastic_field(params, size), params.alpha > 0
     place = np.cumsum(chosen) - 1  # of a row in the field
 
@@ -75,20 +76,20 @@ def elastic_motion(params: ElasticParams, size: tuple[int, int]) -> Motion:
         return _sampled(field, points, place[rows])
 
     def there(points: np.ndarray, rows: np.ndarray | int) -> np.ndarray:
-        rows = np.broadcast_to(rows, points.shape[:-1])
-        found = points - push(points, rows)
+        wanted, rows = points.reshape(-1, 2), np.broadcast_to(rows, points.shape[:-1]).reshape(-1)
+        found, pending = wanted - push(wanted, rows), np.arange(len(wanted))
         for _ in range(_CORRECTIONS):
-            miss = points - found - push(found, rows)
-            if np.abs(miss).max(initial=0) < _NEAR:
-                return found
-            found += miss / 2  # by halves it also converges where neighbours are pushed well apart
-        miss = points - found - push(found, rows)
-        for lost in np.argwhere(np.abs(miss).max(axis=-1) > 0.5):
-            at = tuple(lost)
-            found[at] = _nearest(field[place[rows[at]]], points[at])
-        return found
+            miss = wanted[pending] - found[pending] - push(found[pending], rows[pending])
+            far = np.abs(miss).max(axis=1) >= _NEAR
+            pending = pending[far]
+            found[pending] += miss[far] / 2  # by halves it also converges where neighbours are pushed well apart
+        miss = wanted[pending] - found[pending] - push(found[pending], rows[pending])
+        for point in pending[np.abs(miss).max(axis=1) > 0.5]:
+            found[point] = _nearest(field[place[rows[point]]], wanted[point])
+        return found.reshape(points.shape)
 
-    return Motion(chosen, there, lambda points, rows: points + push(points, rows), params.sigma / 2)
+    pieces = math.ceil(2 * max(size) / params.sigma)
+    return Motion(chosen, there, lambda points, rows: points + push(points, rows), pieces)
 
 
 def _sampled(field: np.ndarray, points: np.ndarray, rows: np.ndarray | int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Polygons, many at once: (M, K, 2) float64, corners in order. One of fewer than K corners repeats its last one, which
 changes neither its shape nor its area."""
 
-import math
-
 import numpy as np
+
+# How far an edge on the square's may seem to reach into it, from rounding.
+_TOUCHING = 1e-6
 
 
 def rectangles(boxes: np.ndarray) -> np.ndarray:
@@ -22,31 +23,33 @@ def areas(polygons: np.ndarray) -> np.ndarray:
     return np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
 
 
-def subdivided(polygons: np.ndarray, spacing: float) -> np.ndarray:
-    """With so many more corners that none is further than `spacing` from the next."""
+def subdivided(polygons: np.ndarray, pieces: int) -> np.ndarray:
+    """With each edge in so many pieces of one length: (M, pieces · K, 2)."""
     edges = np.roll(polygons, -1, axis=1) - polygons
-    pieces = max(math.ceil(np.hypot(*np.moveaxis(edges, -1, 0)).max(initial=0) / spacing), 1)
-    shares = np.arange(pieces)[:, None] / pieces
-    return (polygons[:, :, None] + shares * edges[:, :, None]).reshape(len(polygons), -1, 2)
+    corners = polygons[:, :, None] + np.arange(pieces)[:, None] / pieces * edges[:, :, None]
+    return corners.reshape(len(polygons), pieces * polygons.shape[1], 2)
 
 
 def clipped(polygons: np.ndarray, size: float) -> np.ndarray:
-    """What of them lies in the square from 0 to `size` (Sutherland & Hodgman 1974). Of one that lies outside one point
-    is left, without an area."""
+    """What of them lies in the square from 0 to `size` (Sutherland & Hodgman 1974). Of one that lies outside, or touches
+    the square with an edge alone, one point is left, without an area."""
     for axis in (0, 1):
-        polygons = _half_plane(polygons, polygons[..., axis])
-        polygons = _half_plane(polygons, size - polygons[..., axis])
-    return np.clip(polygons, 0, size)
+        polygons = _half_plane(polygons, axis, 0, 1)
+        polygons = _half_plane(polygons, axis, size, -1)
+    return polygons
 
 
-def _half_plane(polygons: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """What of them lies where the distance, (M, K) for their corners, is at least 0."""
+def _half_plane(polygons: np.ndarray, axis: int, border: float, side: int) -> np.ndarray:
+    """What of them lies where the coordinate is at least the border (side 1) or at most (side −1)."""
+    distance = side * (polygons[..., axis] - border)
     inside = distance >= 0
+    inside &= (distance > _TOUCHING).any(axis=1, keepdims=True)
     if inside.all():
         return polygons
     crosses = inside != np.roll(inside, -1, axis=1)
     drop = np.where(crosses, distance - np.roll(distance, -1, axis=1), 1)
     crossing = polygons + (distance / drop)[..., None] * (np.roll(polygons, -1, axis=1) - polygons)
+    crossing[..., axis] = border  # exactly
     # After each corner comes the crossing of the edge that begins there; of both those that exist are kept, in order.
     corners = np.stack([polygons, crossing], axis=2).reshape(len(polygons), -1, 2)
     exists = np.stack([inside, crosses], axis=2).reshape(len(polygons), -1)
