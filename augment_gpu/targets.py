@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from augment_gpu.ops.boxes import within
 from augment_gpu.ops.foreign import name_of
 from augment_gpu.ops.geometry import affine_matrix, perspective_matrix, vertical_flip_matrix
-from augment_gpu.ops.motion import Motion, crop_motion, elastic_motion, pixel_centres, projective_motion
+from augment_gpu.ops.mask import checked_mask, moved_mask
+from augment_gpu.ops.motion import Motion, crop_motion, elastic_motion, in_picture, projective_motion
 from augment_gpu.ops.polygon import areas, clipped, envelopes, rectangles, subdivided
 from augment_gpu.pipeline import Draws
 from augment_gpu.recipe import Recipe
@@ -46,9 +46,7 @@ _STILL = {
     "jpeg",
 }
 
-# How far past the picture's edge, in pixels, a point still counts as on it, and how much of a box's area may seem to be
-# lost when nothing is: what rounding makes, and in elastic the search for a point's place.
-_EDGE = 1e-6
+# How much of a box's area may seem to be lost when nothing is: what elastic's search for a point's place makes.
 _AREA = 1e-3
 
 
@@ -157,7 +155,7 @@ def move_keypoints(
     for motion in motions:
         moving = np.flatnonzero(visible & motion.moves[rows])
         points[moving] = motion.there(points[moving], rows[moving])
-        visible[moving] = _in_picture(points[moving], recipe.size)
+        visible[moving] = in_picture(points[moving], recipe.size)
     points = np.where(visible[:, None], np.clip(points, 0, recipe.size), 0)
     parts = [part.reshape(*shape, 2) for part, shape in zip(_split(points, counts), shapes, strict=True)]
     seen = [part.reshape(shape) for part, shape in zip(_split(visible, counts), shapes, strict=True)]
@@ -179,39 +177,11 @@ def move_masks(masks: Values, draws: Draws, recipe: Recipe, *, fill: float = 0) 
     motions = _motions(draws, recipe)
     if len(masks) != len(draws.crop):
         raise ValueError(f"masks are of {len(masks)} images; the draws are of {len(draws.crop)}")
-    return [_moved_mask(image, mask, draws, motions, recipe.size, fill) for image, mask in enumerate(masks)]
-
-
-def _moved_mask(image: int, mask: Any, draws: Draws, motions: list[Motion], size: int, fill: float) -> Any:
-    source = torch.as_tensor(mask)
-    name = f"masks[{image}]"
-    if source.ndim not in (2, 3):
-        raise ValueError(f"{name} has shape {tuple(source.shape)}; wanted (N, H, W) or (H, W)")
-    height, width = source.shape[-2:]
-    box = draws.crop.box[image]
-    if not within(box[None], height, width, empty=False).all():
-        raise ValueError(
-            f"{name} is {height} × {width} and does not hold the crop {box.tolist()}; wanted the size of its image"
-        )
-    filling = torch.tensor(fill).to(source.dtype)
-    if not filling.is_floating_point() and filling.item() != fill:
-        raise ValueError(f"fill is {fill}, which {name}, {source.dtype}, cannot hold")
-    points, seen = pixel_centres((size, size)).reshape(-1, 2), np.arange(size * size)
-    crop, *ops = motions
-    for motion in reversed(ops):
-        if motion.moves[image]:
-            points = motion.back(points, image)
-            inside = _in_picture(points, size)
-            points, seen = points[inside], seen[inside]
-    low, high = np.zeros(2), np.array([width, height])
-    if draws.crop.taps == "box":
-        low, high = np.floor(box[:2]), np.ceil(box[2:])
-    x, y = np.clip(np.floor(crop.back(points, image)), low, high - 1).astype(np.int64).T
-    values = source.flatten(-2)[..., torch.from_numpy(y * width + x).to(source.device)]
-    moved = filling.to(source.device).repeat(*source.shape[:-2], size * size)
-    moved[..., torch.from_numpy(seen).to(source.device)] = values
-    moved = moved.unflatten(-1, (size, size))
-    return moved if isinstance(mask, torch.Tensor) else moved.numpy()
+    checked = [
+        checked_mask(f"masks[{row}]", mask, box, fill)
+        for row, (mask, box) in enumerate(zip(masks, draws.crop.box, strict=True))
+    ]
+    return [moved_mask(mask, row, draws.crop, motions, recipe.size, fill) for row, mask in enumerate(checked)]
 
 
 def _motions(draws: Draws, recipe: Recipe) -> list[Motion]:
@@ -228,10 +198,6 @@ def _motions(draws: Draws, recipe: Recipe) -> list[Motion]:
         elif name == "elastic":
             motions.append(elastic_motion(params, size))
     return motions
-
-
-def _in_picture(points: np.ndarray, size: int) -> np.ndarray:
-    return np.all((points >= -_EDGE) & (points <= size + _EDGE), axis=-1)
 
 
 # ---- what comes in and goes out

@@ -357,8 +357,21 @@ def test_a_type_comes_back() -> None:
         assert moved[0].dtype == points[0].dtype == wanted
         assert labels is not None
         assert isinstance(labels[0], torch.Tensor)
-    for mask in (np.ones((32, 32), dtype=bool), torch.ones(3, 32, 32, dtype=torch.int64), np.ones((32, 32))):
-        assert ag.move_masks([mask], draws, settings)[0].dtype == mask.dtype
+    read_only = np.ones((2, 32, 32), dtype=np.uint16)
+    read_only.flags.writeable = False
+    turned = recipe(ops=(("rotate", {}),))
+    turn = drawn([0, 0, 32, 32], False, "box", affine(30))
+    for mask in (
+        np.ones((32, 32), dtype=bool),
+        torch.ones(3, 32, 32, dtype=torch.int64),
+        np.ones((32, 32))[::-1],
+        read_only,
+    ):
+        for moved_mask in (*ag.move_masks([mask], draws, settings), *ag.move_masks([mask], turn, turned, fill=False)):
+            assert type(moved_mask) is type(mask)
+            assert moved_mask.dtype == mask.dtype
+            assert moved_mask.shape == (*mask.shape[:-2], SIZE, SIZE)
+    assert np.isnan(ag.move_masks([np.ones((32, 32))], turn, turned, fill=math.nan)[0][0, 0])
     coco = [torch.tensor([[2, 1, 0, 2]])]
     points, visible = ag.move_keypoints(
         [torch.tensor([[[3, 3], [4, 4], [5, 5], [33, 3]]])], draws, settings, visibility=coco

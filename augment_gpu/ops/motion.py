@@ -19,6 +19,9 @@ Move = Callable[[np.ndarray, np.ndarray | int], np.ndarray]
 _NEAR = 1e-4
 _CORRECTIONS = 100
 
+# How far past the picture's edge a point still counts as on it: what rounding makes.
+_EDGE = 1e-6
+
 
 class Motion(NamedTuple):
     """moves: (B,) bool, the rows that are not left alone; nothing may be asked of others. there, back: points to where
@@ -115,3 +118,8 @@ def _nearest(field: np.ndarray, point: np.ndarray) -> np.ndarray:
 def pixel_centres(size: tuple[int, int]) -> np.ndarray:
     """(H, W, 2) float64."""
     return np.stack(np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5), axis=-1)
+
+
+def in_picture(points: np.ndarray, size: int) -> np.ndarray:
+    """(...) bool: which points lie in [0, size], on either axis. NaN does not."""
+    return np.all((points >= -_EDGE) & (points <= size + _EDGE), axis=-1)

@@ -31,8 +31,8 @@ def subdivided(polygons: np.ndarray, pieces: int) -> np.ndarray:
 
 
 def clipped(polygons: np.ndarray, size: float) -> np.ndarray:
-    """What of them lies in the square from 0 to `size` (Sutherland & Hodgman 1974). Of one that lies outside, or touches
-    the square with an edge alone, one point is left, without an area."""
+    """What of them lies in the square from 0 to `size` (Sutherland & Hodgman 1974). Of one that lies outside, or only
+    touches the square, one point is left, without an area."""
     for axis in (0, 1):
         polygons = _half_plane(polygons, axis, 0, 1)
         polygons = _half_plane(polygons, axis, size, -1)
