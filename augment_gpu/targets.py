@@ -95,32 +95,13 @@ def move_boxes(
         raise ValueError(f"min_size is {min_size}; it must be at least 0")
     if not 0 <= min_visibility <= 1:
         raise ValueError(f"min_visibility is {min_visibility}; it must lie in [0, 1]")
-    motions, given = _motions(draws, recipe), _arrays("boxes", boxes, draws, 4)
-    for image, part in enumerate(given):
-        if part.ndim != 2:
-            raise ValueError(f"boxes[{image}] has shape {part.shape}; wanted (N, 4)")
-        good = (part[:, :2] <= part[:, 2:]).all(axis=1)
-        if not good.all():
-            box = int((~good).argmax())
-            raise ValueError(f"box {box} of boxes[{image}] is {part[box].tolist()}; wanted x0 <= x1 and y0 <= y1")
+    motions, given = _motions(draws, recipe), _checked_boxes(boxes, draws)
     counts = [len(part) for part in given]
     if labels is not None and [len(part) for part in labels] != counts:
         raise ValueError(f"labels are for {[len(part) for part in labels]} boxes; there are {counts}")
-    rows, flat = np.repeat(np.arange(len(given)), counts), np.concatenate([np.empty((0, 4)), *given])
-    polygons = rectangles(flat)
-    area = areas(polygons)
-    for motion in motions:
-        moving = motion.moves[rows]
-        if moving.any():
-            fine = subdivided(polygons, motion.pieces)
-            fine[moving] = motion.there(fine[moving], rows[moving, None])
-            polygons = clipped(fine, recipe.size)
-    moved = envelopes(polygons)
-    for motion in reversed(motions):
-        moving = motion.moves[rows]
-        polygons[moving] = motion.back(polygons[moving], rows[moving, None])
-    seen = areas(polygons)
-    keep = (seen > 0) & (seen >= (min_visibility - _AREA) * area)
+    polygons = rectangles(np.concatenate([np.empty((0, 4)), *given]))
+    moved, seen = _followed(polygons, np.repeat(np.arange(len(given)), counts), motions, recipe.size)
+    keep = (seen > 0) & (seen >= (min_visibility - _AREA) * areas(polygons))
     keep &= (moved[:, 2:] - moved[:, :2] >= min_size).all(axis=1)
     kept = [np.flatnonzero(part) for part in _split(keep, counts)]
     parts = [part[rows] for part, rows in zip(_split(moved, counts), kept, strict=True)]
@@ -129,6 +110,24 @@ def move_boxes(
         None if labels is None else [_rows(part, rows) for part, rows in zip(labels, kept, strict=True)],
         kept,
     )
+
+
+def _followed(
+    polygons: np.ndarray, rows: np.ndarray, motions: list[Motion], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of polygons (M, K, 2) in the images `rows`: the boxes, (M, 4), around what is to be seen of them, and its area in
+    the source image, (M,)."""
+    for motion in motions:
+        moving = motion.moves[rows]
+        if moving.any():
+            polygons = subdivided(polygons, motion.pieces)
+            polygons[moving] = motion.there(polygons[moving], rows[moving, None])
+            polygons = clipped(polygons, size)
+    boxes = envelopes(polygons)
+    for motion in reversed(motions):
+        moving = motion.moves[rows]
+        polygons[moving] = motion.back(polygons[moving], rows[moving, None])
+    return boxes, areas(polygons)
 
 
 def move_keypoints(
@@ -217,6 +216,19 @@ def _arrays(name: str, values: Values, draws: Draws, columns: int) -> list[np.nd
             raise ValueError(f"{name}[{image}] holds a number that is not finite")
         arrays.append(array)
     return arrays
+
+
+def _checked_boxes(boxes: Values, draws: Draws) -> list[np.ndarray]:
+    """Of each image (N, 4) float64. Raises ValueError, naming what is wrong."""
+    given = _arrays("boxes", boxes, draws, 4)
+    for image, part in enumerate(given):
+        if part.ndim != 2:
+            raise ValueError(f"boxes[{image}] has shape {part.shape}; wanted (N, 4)")
+        good = (part[:, :2] <= part[:, 2:]).all(axis=1)
+        if not good.all():
+            box = int((~good).argmax())
+            raise ValueError(f"box {box} of boxes[{image}] is {part[box].tolist()}; wanted x0 <= x1 and y0 <= y1")
+    return given
 
 
 def _numpy(value: Any) -> np.ndarray:

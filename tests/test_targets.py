@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -528,3 +529,19 @@ def test_beside_draws_mixing_goes_by_the_index() -> None:
     mixed = stage(images, [0, 1, 2, 0], draws=draws, index=[4, 5, 6, 7], epoch=2)
     for value, wanted in zip(mixed, stage(images, [0, 1, 2, 0], index=[4, 5, 6, 7], epoch=2), strict=True):
         assert torch.equal(value, wanted)
+
+
+def test_the_readmes_example_runs() -> None:
+    section = (
+        (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split("## Boxes, masks and keypoints")
+    )
+    program = section[1].split("```python")[1].split("```")[0]
+    images = ag.RaggedBatch.from_images([np.zeros((60, 80, 3), np.uint8), np.zeros((90, 70, 3), np.uint8)])
+    boxes = [torch.tensor([[0, 0, 80, 60]]), torch.empty(0, 4)]
+    masks = [torch.ones(60, 80, dtype=torch.uint8), torch.ones(90, 70, dtype=torch.uint8)]
+    names: dict[str, Any] = {"ag": ag, "loader": [(images, boxes, [torch.tensor([3]), torch.empty(0)], masks)]}
+    exec(program, names)
+    assert names["pictures"].shape == (2, 3, 512, 512)
+    assert names["boxes"][0].shape == (1, 4)
+    assert [labels.tolist() for labels in names["labels"]] == [[3], []]
+    assert [mask.shape for mask in names["masks"]] == [(512, 512)] * 2
