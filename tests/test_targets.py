@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as nn
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
 import augment_gpu as ag
 from augment_gpu.ops.elastic import elastic_field
@@ -276,6 +278,30 @@ def test_an_eighth_of_a_turn_of_the_whole_picture_leaves_an_octagon() -> None:
     assert moved.boxes[0] == pytest.approx(np.array([[0, 0, 40, 40], [20 - half, 20 - half, 20 + half, 20 + half]]))
     assert ag.move_boxes(boxes, draws, settings, min_visibility=0.831).kept[0].tolist() == [1]
     assert ag.move_masks([np.ones((40, 40))], draws, settings)[0].mean() == pytest.approx(0.828, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["affine", "rotate", "shear", "translate", "perspective"])
+def test_boxes_wholly_in_sight_are_torchvisions(name: str) -> None:
+    y, x = (place.ravel() for place in np.mgrid[22:36:6, 18:38:7])
+    boxes = np.stack([x, y, x + 7, y + 4], axis=1).astype(np.float32)
+    options = {**MOVES[name], "p": 1.0}
+    params = OPS[name][0](ag.Key(2), np.arange(8), **options)
+    crop = ag.CropParams(np.arange(8), np.tile([0, 0, SIZE, SIZE], (8, 1)), np.zeros(8))
+    made = recipe(ops=((name, options),))
+    moved, _, kept = ag.move_boxes([boxes] * 8, ag.Draws(crop, ops=(params,)), made, min_size=0)
+    for row in range(8):
+        given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(SIZE, SIZE))  # type: ignore[call-arg]
+        if name == "perspective":
+            start = [[0, 0], [SIZE, 0], [SIZE, SIZE], [0, SIZE]]
+            ends = ag.perspective_matrix(params, (SIZE, SIZE))[row] @ np.array([[*corner, 1] for corner in start]).T
+            wanted = F.perspective(given, start, (ends[:2] / ends[2]).T.tolist())
+        else:
+            pixels = np.rint(params.translate[row] * SIZE).tolist()
+            wanted = F.affine(given, params.angle[row], pixels, params.scale[row], params.shear[row].tolist())
+        inside = ((wanted > 0.5) & (wanted < SIZE - 0.5)).all(dim=1).numpy()
+        assert inside[kept[row]].sum() > 2
+        here = [list(kept[row]).index(place) for place in np.flatnonzero(inside)]
+        assert moved[row][here] == pytest.approx(wanted[inside].numpy(), abs=1e-3)
 
 
 def test_what_an_op_moves_out_of_sight_does_not_come_back() -> None:
