@@ -89,7 +89,7 @@ def affine(angle: float = 0.0, translate: tuple[float, float] = (0, 0)) -> ag.Af
 @pytest.mark.parametrize("training", [True, False])
 def test_a_planted_dot_is_found_where_the_keypoint_says(options: dict[str, Any], training: bool) -> None:
     """Of 3 × 3 pixels, or larger where the image is shrunk: of an image's grid the middle, the borders and others."""
-    random, images, points = np.random.default_rng(0), [], []
+    random, images, points, dots = np.random.default_rng(0), [], [], []
     for height, width in sides_of(60):
         reach = 1 + min(height, width) // 100
         y, x = random.integers(reach, height - reach), random.integers(reach, width - reach)
@@ -97,24 +97,26 @@ def test_a_planted_dot_is_found_where_the_keypoint_says(options: dict[str, Any],
         image[y - reach : y + reach + 1, x - reach : x + reach + 1] = 255
         images.append(image)
         points.append([[x + 0.5, y + 0.5]])
+        dots.append([x - reach, y - reach, x + reach + 1, y + reach + 1])
     made = recipe(**options)
     seen, draws = pictures(images, made, training)
     moved, visible = ag.move_keypoints(points, draws, made)
     centre = np.arange(SIZE) + 0.5
+    whole = ((dots - draws.crop.box) * [1, 1, -1, -1] >= 0).all(axis=1)  # not cut off by the crop
+    bends = training and any(name == "elastic" for name, _ in made.ops)  # a dot, out of shape
     found = 0
-    for picture, (point,), (there,) in zip(seen, moved, visible, strict=True):
+    for picture, (point,), (there,), complete in zip(seen, moved, visible, whole, strict=True):
         if not there:
-            # A dot whose centre is just outside shows less than half
+            # Less than half of it, if its centre is outside; enlarged, it is some hundred pixels
             assert picture.sum() < 60
             assert (point == 0).all()
             continue
-        # A dot of an enlarged image is up to 15 pixels wide; at a border it is cut off.
         mass = picture.sum()
         bright = np.argwhere(picture > 0.02)
         assert len(bright), "a visible keypoint, and nothing to be seen"
-        if bright.min() > 0 and bright.max() < SIZE - 1:
+        if complete and bright.min() > 0 and bright.max() < SIZE - 1:  # nor by an op
             light = [(picture.sum(axis=0) * centre).sum() / mass, (picture.sum(axis=1) * centre).sum() / mass]
-            assert point == pytest.approx(light, abs=1)
+            assert point == pytest.approx(light, abs=1 if bends else 0.25)
             found += 1
     assert found >= 12
 
