@@ -41,7 +41,7 @@ PRETRAINED_ON = ("airplane", "automobile", "bird", "cat", "deer")
 SIMILAR = ("dog", "frog", "horse", "ship", "truck")
 WAYS = ("up", "left", "down", "right")
 FEW, MANY, TEST = 5, 200, 100  # pictures of each class
-EPOCHS = {"few": 240, "many": 16}  # some 240 and 500 steps
+EPOCHS = {"few": 80, "many": 16}  # some 240 and 500 steps
 PHOTO_EPOCHS = 30
 SEEDS = 3
 STRATEGIES = ("linear", "mlp", "top", "full", "lp-ft", "scratch")
@@ -104,7 +104,7 @@ def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str)
             "model": PRETRAINING["model"],
             "weights": str(weights),
             "size": PRETRAINING["size"],
-            "batch_size": 16 if amount == "few" else 32,
+            "batch_size": 8 if amount == "few" else 32,
             "epochs": EPOCHS[amount],
             "seed": seed,
             # A mirror image of a picture on its left side lies on its right.
