@@ -111,6 +111,24 @@ def test_auto_takes_other_layers_where_the_network_knows_nothing(folder, weights
     assert json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["strategy"] == "full"
 
 
+def test_auto_fine_tunes_where_no_head_can_be_fitted(folder, weights, tmp_path, monkeypatch, capsys) -> None:
+    def refused(model: torch.nn.Module) -> None:
+        raise ValueError("it has no single linear classifier")
+
+    monkeypatch.setattr(setup, "classifier", refused)
+    train(str(folder), tmp_path / "run", {**SMALL, "weights": weights, "epochs": 1})
+    assert "; but it has no single linear classifier: the last layers are fine-tuned" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["strategy"] == "top"
+    with pytest.raises(ValueError, match="no single linear classifier"):
+        train(str(folder), tmp_path / "linear", {**SMALL, "weights": weights, "strategy": "linear"})
+
+
+def test_settings_that_a_head_has_no_use_for_are_named(folder, weights, tmp_path, capsys) -> None:
+    given = {**SMALL, "weights": weights, "strategy": "linear", "plan": {"views": 1}, "ema": 0.9, "clip": 1.0}
+    train(str(folder), tmp_path / "run", given)
+    assert "a head on frozen features makes no use of clip, ema" in capsys.readouterr().out
+
+
 def test_a_head_of_other_features_is_refused() -> None:
     model = create_model("test_resnet", 2, scratch=True)
     width = classifier(model)[1].in_features

@@ -1,6 +1,7 @@
 """The training loop on a handful of small pictures: what it writes, that it resumes exactly, how it refuses."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -165,6 +166,9 @@ def test_one_class_is_refused_by_name(folder, tmp_path, capsys):
         ({"recipe": {"num_classes": 7}}, "num_classes 7, and the run 2"),
         ({"recipe": {"size": 64}}, "size 64, and the run 32"),
         ({"recipe": {"size": "big"}}, "size is 'big'"),
+        ({"lr": "find", "fsdp": True}, "lr is find and fsdp is set"),
+        ({"model": "test_resnet.r161_in1k"}, "test_resnet has no weights 'r161_in1k'; known are r160_in1k"),
+        ({"model": "test_vit3"}, "test_vit3 cannot take images of size 32: .*; its own size is 160"),
     ],
 )
 def test_bad_settings_are_refused_by_name_and_leave_nothing(folder, tmp_path, given, message):
@@ -411,6 +415,67 @@ def test_a_learning_rate_is_found_and_kept(folder, tmp_path, capsys):
     assert 1e-7 < stored["plan"]["lr"] < 0.1
     assert f"learning rate {stored['plan']['lr']:.2e}" in capsys.readouterr().out
     assert stored["plan"]["lr"] == stored["plan"]["backbone_lr"]  # random weights: all layers are new
+
+
+def test_a_rate_that_was_given_stays_beside_the_one_that_is_found(folder, tmp_path):
+    given = {**SMALL, "epochs": 1, "lr": "find", "plan": {"backbone_lr": 3e-4}}
+    train(str(folder), tmp_path / "run", given)
+    plan = json.loads((tmp_path / "run" / "config.json").read_text())["plan"]
+    assert plan["backbone_lr"] == 3e-4
+    assert plan["lr"] != pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_row_of_metrics_has_the_learning_rate_of_its_last_step(folder, tmp_path):
+    metrics = train(str(folder), tmp_path / "run", {**SMALL, "warmup_epochs": 0, "lr": 2e-3})
+    total = metrics[-1]["steps"]
+    expected = [2e-3 * 0.5 * (1 + math.cos(math.pi * (row["steps"] - 1) / total)) for row in metrics]
+    assert [row["lr"] for row in metrics] == pytest.approx(expected)
+
+
+def test_of_two_runs_with_one_output_the_second_is_refused(folder, tmp_path, monkeypatch):
+    """However early the first one is."""
+    output = tmp_path / "run"
+
+    def begun(*arguments, **options):
+        monkeypatch.undo()
+        with pytest.raises(FileExistsError, match="exists; give another"):
+            train(str(folder), output, SMALL)
+        raise ValueError("the first one fails")
+
+    monkeypatch.setattr("augment_gpu.transfer.train.set_up", begun)
+    with pytest.raises(ValueError, match="the first one fails"):
+        train(str(folder), output, SMALL)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("part", ["config", "plan"])
+def test_a_description_with_unknown_fields_is_refused_by_name(folder, tmp_path, part):
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    path = tmp_path / "run" / "config.json"
+    stored = json.loads(path.read_text())
+    stored[part]["colour"] = 1
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"config\.json is not the description of a run: .*colour"):
+        train(None, tmp_path / "run", {}, resume=True)
+
+
+def test_classes_without_images_do_not_count_in_the_balanced_accuracy(tmp_path):
+    """By hand: of class 0 two of three are right, of class 1 one of one; class 2 has none, and was answered once."""
+    from contextlib import nullcontext
+
+    from augment_gpu.predict import progress_bar
+    from augment_gpu.transfer.distributed import Ranks
+    from augment_gpu.transfer.validate import validate
+
+    answers, targets = torch.tensor([0, 0, 2, 1]), torch.tensor([0, 0, 0, 1])
+    logits = torch.nn.functional.one_hot(answers, 3).float()
+    batches = type("Batches", (list,), {"device": torch.device("cpu")})([(logits, targets)])
+    with progress_bar() as progress:
+        found = validate(
+            torch.nn.Identity(), batches, 3, autocast=lambda dtype: nullcontext(), ranks=Ranks(), progress=progress
+        )
+    assert found["val_top1"] == pytest.approx(3 / 4)
+    assert found["val_balanced"] == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_classes_are_weighed_by_their_rarity(folder, tmp_path, monkeypatch):
