@@ -31,6 +31,18 @@ from augment_gpu.ops.geometry import (
 )
 from augment_gpu.ops.jpeg import jpeg, sample_jpeg
 from augment_gpu.ops.noise import gaussian_noise, sample_gaussian_noise
+from augment_gpu.ops.policies import (
+    auto_augment,
+    rand_augment,
+    sample_aug_mix,
+    sample_auto_augment,
+    sample_rand_augment,
+    sample_trivial_augment_wide,
+    trivial_augment_wide,
+)
+from augment_gpu.ops.policy import aug_mix
+from augment_gpu.ops.three_augment import sample_three_augment, three_augment
+from augment_gpu.ops.timm_augment import sample_timm_augment, timm_augment
 from augment_gpu.ops.tone import (
     autocontrast,
     equalize,
@@ -71,6 +83,12 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
     "elastic": (sample_elastic, elastic),
     "gaussian_noise": (sample_gaussian_noise, gaussian_noise),
     "jpeg": (sample_jpeg, jpeg),
+    "auto_augment": (sample_auto_augment, auto_augment),
+    "rand_augment": (sample_rand_augment, rand_augment),
+    "trivial_augment_wide": (sample_trivial_augment_wide, trivial_augment_wide),
+    "aug_mix": (sample_aug_mix, aug_mix),
+    "timm_augment": (sample_timm_augment, timm_augment),
+    "three_augment": (sample_three_augment, three_augment),
 }
 
 

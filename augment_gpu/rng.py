@@ -21,17 +21,21 @@ _LOW = np.uint64(0xFFFFFFFF)
 class Key:
     """Names a stream of draws.
 
-    seed: [0, 2**64). epoch: [0, 2**32). Raises ValueError outside these ranges.
+    seed: [0, 2**64). epoch: [0, 2**32). view: which of several pictures that are made of one sample, from 0 on; each
+    has draws of its own. Raises ValueError outside these ranges.
     """
 
     seed: int
     epoch: int = 0
+    view: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed}; it must lie in [0, 2**64)")
         if not 0 <= self.epoch < 2**32:
             raise ValueError(f"epoch is {self.epoch}; it must lie in [0, 2**32)")
+        if self.view < 0:
+            raise ValueError(f"view is {self.view}; it must be at least 0")
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
@@ -77,7 +81,7 @@ def random_words(key: Key, index: np.ndarray, name: str, count: int, *, start: i
     counter[1] = (index >> 32)[:, None]
     counter[2] = np.arange(start // 4, start // 4 + blocks)
     counter[3] = key.epoch
-    words = philox(counter.reshape(4, -1), _stream(key.seed, name))
+    words = philox(counter.reshape(4, -1), _stream(key.seed, f"{name}@{key.view}" if key.view else name))
     return words.reshape(4, index.size, blocks).transpose(1, 2, 0).reshape(index.size, 4 * blocks)[:, :count]
 
 
@@ -99,21 +103,31 @@ def beta(key: Key, index: np.ndarray, name: str, alpha: float) -> np.ndarray:
     if not 0 < alpha < np.inf:
         raise ValueError(f"alpha is {alpha}; a Beta distribution needs a finite alpha > 0")
     index = np.asarray(index, dtype=np.int64).reshape(-1)
-    log_gamma = _log_gamma_variates(key, index, name, alpha)
+    log_gamma = _log_gamma_variates(key, index, name, alpha, 2)
     difference = np.clip(log_gamma[:, 1] - log_gamma[:, 0], -700, 700)
     return 1 / (1 + np.exp(difference))
 
 
-def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, tries: int = 3) -> np.ndarray:
-    """(B, 2) logarithms of Gamma(alpha, 1) variates. `tries` are computed at once; rows whose were all rejected go
+def dirichlet(key: Key, index: np.ndarray, name: str, alpha: float, count: int) -> np.ndarray:
+    """(B, count) float64 in [0, 1] that add up to 1, from the symmetric Dirichlet distribution, alpha > 0."""
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha is {alpha}; a Dirichlet distribution needs a finite alpha > 0")
+    index = np.asarray(index, dtype=np.int64).reshape(-1)
+    log_gamma = _log_gamma_variates(key, index, name, alpha, count)
+    weight = np.exp(log_gamma - log_gamma.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, count: int, tries: int = 3) -> np.ndarray:
+    """(B, count) logarithms of Gamma(alpha, 1) variates. `tries` are computed at once; rows whose were all rejected go
     on."""
     d = alpha + 1 - 1 / 3  # shape alpha + 1 is drawn, and brought down to alpha by a power of a uniform
-    result = np.empty((index.size, 2))
+    result = np.empty((index.size, count))
     pending = np.arange(index.size)
     start = 0
     while pending.size:
         # 1 - u lies in (0, 1], whose logarithm is finite
-        u = 1 - uniform(key, index[pending], name, 8 * tries, start=start).reshape(-1, tries, 2, 4)
+        u = 1 - uniform(key, index[pending], name, 4 * count * tries, start=start).reshape(-1, tries, count, 4)
         normal = np.sqrt(-2 * np.log(u[..., 0])) * np.cos(2 * np.pi * u[..., 1])
         v = np.maximum(1 + normal / np.sqrt(9 * d), 1e-100) ** 3
         log_v = np.log(v)
@@ -122,5 +136,5 @@ def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, tr
         first = accept.argmax(axis=1)[:, None]
         result[pending] = np.take_along_axis(log_gamma, first, axis=1)[:, 0]
         pending = pending[~accept.any(axis=1).all(axis=1)]
-        start += 8 * tries
+        start += 4 * count * tries
     return result

@@ -1,6 +1,7 @@
 """gaussian_blur: each sample its own σ, through Kornia's filter."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,19 +48,20 @@ def gaussian_blur(images: torch.Tensor, params: GaussianBlurParams) -> torch.Ten
     """images: (B, C, H, W) floating point. Returns a new tensor, or the very tensor it got where no sample drew a blur;
     only those that did are computed on. Raises ValueError where the kernel reaches past the image's far side, which a
     reflected border cannot serve."""
+    check_images("gaussian_blur", images, len(params))
+    check_kernel(params.kernel_size, images)
+    return on_rows("gaussian_blur", images, params.sigma > 0, partial(blur_rows, size=params.kernel_size), params.sigma)
+
+
+def check_kernel(size: int, images: torch.Tensor) -> None:
+    if size // 2 >= min(images.shape[2:]):
+        raise ValueError(f"kernel_size is {size}; images of {tuple(images.shape[2:])} are too small for it")
+
+
+def blur_rows(images: torch.Tensor, sigma: torch.Tensor, *, size: int) -> torch.Tensor:
+    """Never a single row: one channel alone would go to another of torch's kernels, whose last bits differ."""
     from kornia.filters import gaussian_blur2d
 
-    check_images("gaussian_blur", images, len(params))
-    if params.kernel_size // 2 >= min(images.shape[2:]):
-        raise ValueError(
-            f"kernel_size is {params.kernel_size}; images of {tuple(images.shape[2:])} are too small for it"
-        )
-
-    def blur(rows: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        # Never a single row: one channel alone would go to another of torch's kernels, whose last bits differ.
-        count = max(len(rows), 2)
-        pair = rows.expand(count, -1, -1, -1)
-        size = (params.kernel_size, params.kernel_size)
-        return gaussian_blur2d(pair, size, sigma.view(-1, 1).expand(count, 2))[: len(rows)]
-
-    return on_rows("gaussian_blur", images, params.sigma > 0, blur, params.sigma)
+    count = max(len(images), 2)
+    pair = images.expand(count, -1, -1, -1)
+    return gaussian_blur2d(pair, (size, size), sigma.view(-1, 1).expand(count, 2))[: len(images)]

@@ -194,7 +194,7 @@ def sample_flip(key: Key, index: np.ndarray, flip: Flip) -> np.ndarray:
     in 3.29 Seconds on a Single GPU")."""
     check_flip(flip)
     if flip == "alternate":
-        return (uniform(Key(key.seed), index, "flip")[:, 0] < 0.5) ^ bool(key.epoch % 2)
+        return (uniform(Key(key.seed, view=key.view), index, "flip")[:, 0] < 0.5) ^ bool(key.epoch % 2)
     return uniform(key, index, "flip")[:, 0] < flip
 
 

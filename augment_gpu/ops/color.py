@@ -1,5 +1,5 @@
 """color_jitter: brightness, contrast, saturation and hue with torchvision's meanings, each sample its own factors and
-its own order of the four, through Kornia's functions."""
+its own order of the four."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.rows import Span, check_images, check_probability, on_rows, one_by_one, span_of
-from augment_gpu.ops.upload import upload
+from augment_gpu.ops.rows import Group, Span, check_images, check_probability, in_turn, on_rows, one_by_one, span_of
 from augment_gpu.rng import Key, uniform
 
-_NEUTRAL = np.array([1, 1, 1, 0], dtype=np.float32)
+NEUTRAL = np.array([1, 1, 1, 0], dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +38,18 @@ def sample_color_jitter(
     """Factors uniform in [max(0, 1 − strength), 1 + strength], hue uniform in [−hue, hue] with hue <= 0.5, or each in
     the range that is given; with probability 1 − p a sample is left alone. Ranges and random order as in torchvision's
     ColorJitter."""
+    return draw_color_jitter(key, index, "color_jitter", p, jitter_spans(brightness, contrast, saturation, hue))
+
+
+def draw_color_jitter(
+    key: Key, index: ArrayLike, name: str, p: float, spans: list[tuple[float, float]]
+) -> ColorJitterParams:
+    """sample_color_jitter, by the stream of this name."""
     check_probability(p)
-    u = uniform(key, np.asarray(index), "color_jitter", 9)
-    low, high = np.array(jitter_spans(brightness, contrast, saturation, hue)).T
+    u = uniform(key, np.asarray(index), name, 9)
+    low, high = np.array(spans).T
     chosen = u[:, 8:] < p
-    factor = np.where(chosen, low + (high - low) * u[:, :4], _NEUTRAL)
+    factor = np.where(chosen, low + (high - low) * u[:, :4], NEUTRAL)
     return ColorJitterParams(factor.astype(np.float32), u[:, 4:8].argsort(axis=1))
 
 
@@ -87,39 +93,52 @@ def color_jitter(images: torch.Tensor, params: ColorJitterParams) -> torch.Tenso
 
 
 def _chosen(params: ColorJitterParams) -> np.ndarray:
-    chosen: np.ndarray = (params.factor != _NEUTRAL).any(axis=1)
+    chosen: np.ndarray = (params.factor != NEUTRAL).any(axis=1)
     return chosen
 
 
 def _jitter(images: torch.Tensor, factor: np.ndarray, order: np.ndarray) -> torch.Tensor:
-    from kornia.enhance import adjust_brightness_accumulative, adjust_hue, adjust_saturation_with_gray_subtraction
-
-    adjust = (
-        adjust_brightness_accumulative,
-        _adjust_contrast,
-        adjust_saturation_with_gray_subtraction,
-        lambda image, turns: adjust_hue(image, turns * (2 * np.pi)),
-    )
+    adjust = (adjust_brightness, adjust_contrast, adjust_saturation, _adjust_hue)
     # The orders differ, so in each of the four places the rows are grouped by the step that stands there.
     work = []
     for place in range(4):
         for step in range(4 if images.shape[1] == 3 else 2):
-            rows = np.flatnonzero((order[:, place] == step) & (factor[:, step] != _NEUTRAL[step]))
-            if len(rows):
-                work.append((adjust[step], rows, factor[rows, step]))
+            rows = np.flatnonzero((order[:, place] == step) & (factor[:, step] != NEUTRAL[step]))
+            work.append(Group(adjust[step], rows, factor[rows, step]))
     jittered = images.clone()
-    tables = upload(images.device, *(array for _, rows, values in work for array in (rows, values)))
-    for (function, _, _), where, values in zip(work, tables[0::2], tables[1::2], strict=True):
-        jittered[where] = function(jittered[where], values)
+    in_turn(jittered, work)
     return jittered
 
 
-def _adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Kornia's adjust_contrast_with_mean_subtraction, but for the order of the sum. Kornia's mean over a whole picture
-    is split among torch's threads where the picture is alone and large, which changes its last bits; a mean of lines
-    and then of columns is not."""
-    from kornia.color import rgb_to_grayscale
+# ---- the steps: on (n, C, H, W) float32, which they overwrite, and (n,) factors. Kornia's take longer, but for hue.
 
-    gray = rgb_to_grayscale(images) if images.shape[1] == 3 else images
-    mean = gray.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
-    return torch.lerp(mean, images, factor.view(-1, 1, 1, 1)).clamp(0, 1)
+
+def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return images.mul_(factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """About the mean luma. A mean over a whole picture is split among torch's threads where the picture is alone and
+    large, which changes its last bits; a mean of lines and then of columns is not."""
+    gray = _luma(images) if images.shape[1] == 3 else images
+    return _away_from(gray.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True), images, factor)
+
+
+def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return _away_from(_luma(images), images, factor)
+
+
+def _adjust_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    from kornia.enhance import adjust_hue
+
+    return adjust_hue(images, turns * (2 * np.pi))
+
+
+def _away_from(neutral: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    return images.sub_(neutral).mul_(factor.view(-1, 1, 1, 1)).add_(neutral).clamp_(0, 1)
+
+
+def _luma(images: torch.Tensor) -> torch.Tensor:
+    """(n, 1, H, W), with torchvision's weights."""
+    red, green, blue = images.split(1, dim=1)
+    return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114)

@@ -10,7 +10,7 @@ image to (x', y', 1) in the result, up to a factor; in pixels, of which pixel j 
 a sample that is left alone they are the identity, exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -274,21 +274,39 @@ def vertical_flip(images: torch.Tensor, params: VerticalFlipParams) -> torch.Ten
 # ---- what they share
 
 
-def _through(name: str, images: torch.Tensor, chosen: np.ndarray, matrix: np.ndarray, fill: Fill) -> torch.Tensor:
-    """The chosen rows, seen through matrix (B, 3, 3), which is inverted in float64 on the host; Kornia's
+def inverse_matrix(matrix: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(B, 3, 3) float32, of matrices as affine_matrix gives them: from a place in the result, in pixels, to where it
+    comes from, in [−1, 1] from edge to edge, as grid_sample has it. Inverted in float64 on the host; Kornia's
     warp_perspective does that on the device, in float32."""
+    scaled: np.ndarray = np.array([[2 / size[1], 0, -1], [0, 2 / size[0], -1], [0, 0, 1]]) @ np.linalg.inv(matrix)
+    return scaled.astype(np.float32)
+
+
+def affine_grid(inverse: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(n, H, W, 2) for grid_sample. inverse: (n, 3, 3), of inverse_matrix, whose last row is (0, 0, 1)."""
+    grid = torch.empty(len(inverse), height, width, 2, device=inverse.device)
+    for axis, places in enumerate(_products(inverse[:, :2], height, width)):
+        torch.add(*places, out=grid[..., axis])
+    return grid
+
+
+def _projective_grid(inverse: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    to_x, to_y, depth = (across + down for across, down in _products(inverse, height, width))
+    return torch.stack([to_x / depth, to_y / depth], dim=3)
+
+
+def _products(inverse: torch.Tensor, height: int, width: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each row of the matrices times (x, y, 1), as two terms: (n, 1, W) and (n, H, 1). Products and sums one by one: a
+    matrix product may take another order, and give other last bits, for another number of rows."""
+    x = torch.arange(width, device=inverse.device) + 0.5
+    y = (torch.arange(height, device=inverse.device) + 0.5)[:, None]
+    for row in inverse[..., None, None].unbind(1):
+        yield row[:, 0] * x, row[:, 1] * y + row[:, 2]
+
+
+def _through(name: str, images: torch.Tensor, chosen: np.ndarray, matrix: np.ndarray, fill: Fill) -> torch.Tensor:
+    """The chosen rows, seen through matrix (B, 3, 3)."""
     height, width = images.shape[2:]
-    # grid_sample has the image in [−1, 1].
-    scaled = np.array([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]]) @ np.linalg.inv(matrix)
-
-    def grid(inverse: torch.Tensor) -> torch.Tensor:
-        # Products and sums one by one: a matrix product may take another order, and give other last bits, for another
-        # number of rows.
-        x = torch.arange(width, device=inverse.device) + 0.5
-        y = (torch.arange(height, device=inverse.device) + 0.5)[:, None]
-        to_x, to_y, depth = (
-            row[:, 0, None, None] * x + (row[:, 1, None, None] * y + row[:, 2, None, None]) for row in inverse.unbind(1)
-        )
-        return torch.stack([to_x / depth, to_y / depth], dim=3)
-
-    return warp(name, images, chosen, fill, grid, scaled.astype(np.float32))
+    grid = _projective_grid if name == "perspective" else affine_grid
+    inverse = inverse_matrix(matrix, (height, width))
+    return warp(name, images, chosen, fill, lambda tables: grid(tables, height, width), inverse)

@@ -1,8 +1,8 @@
 """What the per-sample ops share: checked options, which samples drew an op, and the work on those rows alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, uniform
 
 Span = float | tuple[float, float]
+# Values that a CPU works on at once, 4 MB of float32: what one pass over them writes, the next finds in the cache.
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,30 @@ def on_rows(
     result = images.clone()
     result[where] = computed.to(images.dtype)
     return result
+
+
+class Group(NamedTuple):
+    """Work on some rows of a batch: function(images, values), which may overwrite the images that it is given.
+
+    rows: (n,) int64, none of them twice. values: (n, …), one row for each.
+    """
+
+    function: Callable[..., torch.Tensor]
+    rows: np.ndarray
+    values: np.ndarray
+
+
+def in_turn(images: torch.Tensor, groups: Sequence[Group]) -> None:
+    """In place on (B, C, H, W) float32: the groups one after the other, each computed on as contiguous memory of its
+    own. What they need goes to the images' device in one copy; a group without rows is left out."""
+    groups = [group for group in groups if len(group.rows)]
+    tables = iter(upload(images.device, *(table for _, rows, values in groups for table in (rows, values))))
+    at_once = len(images)
+    if images.device.type == "cpu":
+        at_once = max(1, _AT_ONCE // max(1, images[0].numel())) if len(images) else 1
+    for function, _, _ in groups:
+        for rows, values in zip(next(tables).split(at_once), next(tables).split(at_once), strict=True):
+            images[rows] = function(images.index_select(0, rows).contiguous(), values)
 
 
 def one_by_one(

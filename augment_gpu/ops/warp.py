@@ -32,15 +32,28 @@ def warp(
     *values: np.ndarray,
 ) -> torch.Tensor:
     """on_rows, the function being a sampling at grid(*values): (n, H, W, 2), x and y in [−1, 1] from edge to edge."""
-    if np.ndim(fill) and np.size(fill) not in (1, images.shape[1]):
-        raise ValueError(f"fill is {fill}; wanted a number, or one for each of {images.shape[1]} channels")
-    filling = np.broadcast_to(np.asarray(fill, dtype=np.float32), (len(chosen), images.shape[1]))
-    black = not np.any(fill)
+    filling = filling_of(fill, len(chosen), images.shape[1])
+    black = not filling.any()
 
     def sample(rows: torch.Tensor, filling: torch.Tensor, *tables: torch.Tensor) -> torch.Tensor:
-        if black:
-            return grid_sample(rows, grid(*tables), align_corners=False)
-        filling = filling[:, :, None, None]
-        return grid_sample(rows - filling, grid(*tables), align_corners=False).add_(filling)
+        return sample_at(rows, grid(*tables), None if black else filling)
 
     return on_rows(name, images, chosen, sample, filling, *values)
+
+
+def filling_of(fill: Fill, rows: int, channels: int) -> np.ndarray:
+    """(rows, channels) float32. Raises ValueError for a fill of another number of channels."""
+    if np.ndim(fill) and np.size(fill) not in (1, channels):
+        raise ValueError(f"fill is {fill}; wanted a number, or one for each of {channels} channels")
+    return np.broadcast_to(np.asarray(fill, dtype=np.float32), (rows, channels))
+
+
+def sample_at(
+    images: torch.Tensor, grid: torch.Tensor, filling: torch.Tensor | None, mode: str = "bilinear"
+) -> torch.Tensor:
+    """Images seen at grid (n, H, W, 2), x and y in [−1, 1] from edge to edge. filling: (n, C), what lies outside, or
+    None for 0. mode: "bilinear" or "nearest"."""
+    if filling is None:
+        return grid_sample(images, grid, mode=mode, align_corners=False)
+    filling = filling[:, :, None, None]
+    return grid_sample(images - filling, grid, mode=mode, align_corners=False).add_(filling)
