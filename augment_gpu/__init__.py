@@ -56,6 +56,26 @@ from augment_gpu.ops.mix import (
     sample_mixup,
 )
 from augment_gpu.ops.noise import GaussianNoiseParams, gaussian_noise, gaussian_noise_reference, sample_gaussian_noise
+from augment_gpu.ops.policies import (
+    auto_augment,
+    auto_augment_reference,
+    rand_augment,
+    rand_augment_reference,
+    sample_aug_mix,
+    sample_auto_augment,
+    sample_rand_augment,
+    sample_trivial_augment_wide,
+    trivial_augment_wide,
+    trivial_augment_wide_reference,
+)
+from augment_gpu.ops.policy import POLICY_OPS, AugMixParams, PolicyParams, aug_mix, aug_mix_reference
+from augment_gpu.ops.three_augment import (
+    ThreeAugmentParams,
+    sample_three_augment,
+    three_augment,
+    three_augment_reference,
+)
+from augment_gpu.ops.timm_augment import sample_timm_augment, timm_augment, timm_augment_reference
 from augment_gpu.ops.tone import (
     AutocontrastParams,
     EqualizeParams,
@@ -92,6 +112,7 @@ from augment_gpu.pipeline import Draws
 from augment_gpu.ragged import RaggedBatch, collate
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
+from augment_gpu.self_supervised import two_views
 from augment_gpu.stage import Stage, replay
 from augment_gpu.targets import MovedBoxes, MovedKeypoints, move_boxes, move_keypoints, move_masks
 from augment_gpu.tta import TTA
@@ -99,8 +120,10 @@ from augment_gpu.tta import TTA
 __version__ = "0.1.0"
 
 __all__ = [
+    "POLICY_OPS",
     "TTA",
     "AffineParams",
+    "AugMixParams",
     "AutocontrastParams",
     "ColorJitterParams",
     "ColorTwistParams",
@@ -122,16 +145,22 @@ __all__ = [
     "MovedBoxes",
     "MovedKeypoints",
     "PerspectiveParams",
+    "PolicyParams",
     "PosterizeParams",
     "RaggedBatch",
     "Recipe",
     "SharpnessParams",
     "SolarizeParams",
     "Stage",
+    "ThreeAugmentParams",
     "VerticalFlipParams",
     "affine",
     "affine_matrix",
     "affine_reference",
+    "aug_mix",
+    "aug_mix_reference",
+    "auto_augment",
+    "auto_augment_reference",
     "autocontrast",
     "autocontrast_reference",
     "center_crop_boxes",
@@ -176,10 +205,14 @@ __all__ = [
     "perspective_reference",
     "posterize",
     "posterize_reference",
+    "rand_augment",
+    "rand_augment_reference",
     "replay",
     "rotate",
     "rotate_reference",
     "sample_affine",
+    "sample_aug_mix",
+    "sample_auto_augment",
     "sample_autocontrast",
     "sample_color_jitter",
     "sample_color_twist",
@@ -195,6 +228,7 @@ __all__ = [
     "sample_mixup",
     "sample_perspective",
     "sample_posterize",
+    "sample_rand_augment",
     "sample_random_erasing",
     "sample_random_resized_crop",
     "sample_rotate",
@@ -202,7 +236,10 @@ __all__ = [
     "sample_sharpness",
     "sample_shear",
     "sample_solarize",
+    "sample_three_augment",
+    "sample_timm_augment",
     "sample_translate",
+    "sample_trivial_augment_wide",
     "sample_vertical_flip",
     "sharpness",
     "sharpness_reference",
@@ -212,8 +249,15 @@ __all__ = [
     "solarize_reference",
     "ten_crop",
     "ten_crop_boxes",
+    "three_augment",
+    "three_augment_reference",
+    "timm_augment",
+    "timm_augment_reference",
     "translate",
     "translate_reference",
+    "trivial_augment_wide",
+    "trivial_augment_wide_reference",
+    "two_views",
     "uniform",
     "vertical_flip",
     "vertical_flip_matrix",

@@ -51,7 +51,7 @@ class Draws:
 
 def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> Draws:
     """What the recipe does to each sample in training. index: (B,) positions in the data set; sizes in pixels."""
-    index = np.asarray(index, dtype=np.int64)
+    key, index = replace(key, view=recipe.view), np.asarray(index, dtype=np.int64)
     holes = []
     if recipe.cutout:
         holes.append(sample_cutout(key, index, size=recipe.size, length=recipe.cutout, fill=recipe.fill))
@@ -81,7 +81,7 @@ def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> D
 
 def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:
     """How the samples of one whole batch, over all ranks, are mixed; None where the recipe does not mix."""
-    index = np.asarray(index, dtype=np.int64)
+    key, index = replace(key, view=recipe.view), np.asarray(index, dtype=np.int64)
     if not recipe.mixes or not len(index):
         return None
     cuts = recipe.cutmix_alpha > 0

@@ -101,7 +101,8 @@ class Recipe:
     in every other epoch, for which the stage must be told index and epoch. color_twist: the keywords of
     sample_color_twist, such as {"brightness": 0.4, "hue": 0.05}, or None: per-pixel linear colours, within the launch
     of the crop; they may leave [0, 1], where no ops follow. ops: (name, options) pairs, applied in order, whose options
-    are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}). Among them may stand a module of
+    are the keywords of that op's sampler, such as ("gaussian_blur", {"p": 0.5}); or timm's strings for auto_augment,
+    such as "rand-m9-mstd0.5-inc1", which stand for ("timm_augment", {"auto_augment": …}). Among them may be a module of
     kornia.augmentation or any other callable, of (B, C, S, S) float32 in [0, 1] to as many images. It sees the whole
     batch, under torch generators seeded by (seed, epoch, index of the batch's first sample): the same batches repeat,
     but a sample's picture depends on the batch, and neither replay nor to_dict takes such a recipe. What it draws
@@ -111,7 +112,8 @@ class Recipe:
     alpha), 0 for off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need
     num_classes. mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32", "float16" or
     "bfloat16". resize: at evaluation the short side becomes this long before the central `size` is cut out; None is 8/7
-    of the size (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip).
+    of the size (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip). view: which of several
+    pictures of a sample it makes: recipes of other views draw other numbers, from the same seed, epoch and index.
 
     Raises ValueError at construction, naming the field.
     """
@@ -140,6 +142,7 @@ class Recipe:
     channels_last: bool = True
     resize: int | None = None
     exact: bool = False
+    view: int = 0
 
     def __post_init__(self) -> None:
         for name in ("scale", "ratio", "short_side", "mean", "std", "fill"):
@@ -174,6 +177,8 @@ class Recipe:
     def _check(self) -> None:
         if self.size < 1:
             raise ValueError(f"size is {self.size}; it must be at least 1")
+        if self.view < 0:
+            raise ValueError(f"view is {self.view}; it must be at least 0")
         if self.evaluation_resize < self.size:
             raise ValueError(f"resize is {self.resize}; it must be at least size, {self.size}")
         choices = {
@@ -264,9 +269,12 @@ class Recipe:
 
 def _pair(op: Any) -> tuple[str, dict[str, Any]]:
     """An op and its options."""
-    if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
+    if isinstance(op, str):
+        return "timm_augment", {"auto_augment": op}
+    if not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
         raise ValueError(
-            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables'
+            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables, '
+            'or strings of timm\'s, such as "rand-m9"'
         )
     return op[0], _options(op[1])
 

@@ -26,6 +26,7 @@ ROOMS = (
     "stage",
     "targets",
     "pipeline",
+    "self_supervised",
     "recipe",
     "tta",
     "testing",

@@ -94,7 +94,7 @@ def sample_timm_augment(
         which = _choose(
             key, index, name, count, np.array(list(WEIGHTED[ops].values())) if ops in WEIGHTED else len(names)
         )
-        chance, level = np.float64(numbers["p"]), np.float64(numbers["m"])
+        chance, level = np.array(numbers["p"]), np.array(numbers["m"])
     else:
         table = TABLES[head]
         names = tuple(dict.fromkeys(entry[0] for policy in table for entry in policy))
@@ -120,7 +120,7 @@ def _strengths(
     name: str,
     names: tuple[str, ...],
     which: np.ndarray,
-    level: np.ndarray | np.float64,
+    level: np.ndarray,
     numbers: dict[str, float],
     does: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +150,7 @@ def _draw_augmix(
     names, chains = SETS["augmix"], []
     for chain, done in enumerate(does):
         which = _choose(key, index, f"{name}.{chain}", done.shape[1], len(names))
-        level = np.float64(numbers["m"])
+        level = np.array(numbers["m"])
         op, magnitude = _strengths(key, index, f"{name}.{chain}", names, which, level, numbers, done)
         # create_transform has AugMix translate by at most 0.3 of a side, where RandAugment's 0.45 are the levels'.
         shifts = np.isin(op, [NUMBER["translate_x_rel"], NUMBER["translate_y_rel"]])
