@@ -2,9 +2,9 @@
 
     python benchmarks/bench_policies.py [DATA] [--save]
 
-DATA: root/<class>/<image> (default: the built-in sample). Everyone begins with uint8 pictures and ends with one float32
-batch in [0, 1]: ours and Kornia's on the batch; torchvision v2's image by image, on tensors and on PIL images, which are
-then converted. torchvision's own op alone, uint8 to uint8, is measured too; ours alone is from floats to floats. All are
+DATA: root/<class>/<image> (default: the built-in sample). All begin with uint8 pictures and end with one float32 batch
+in [0, 1]: ours and Kornia's on the batch; torchvision v2's image by image, on tensors and on PIL images, converted
+afterwards. The ops alone are measured too: torchvision's from uint8 to uint8, ours from floats to floats. All are
 measured in turn. Prints a table; --save also writes results/policies-<machine>-<date>.json.
 """
 
@@ -47,7 +47,7 @@ def contenders(pixels: torch.Tensor) -> dict[str, Callable[[], object]]:
     ready = pixels / 255
 
     def floats() -> torch.Tensor:
-        return torch.div(pixels, 255, out=memory.empty(pixels.shape, torch.float32))
+        return memory.empty(pixels.shape, torch.float32).copy_(pixels).div_(255)
 
     def ours(images: torch.Tensor) -> torch.Tensor:
         return ag.rand_augment(images, ag.sample_rand_augment(ag.Key(0, next(epochs)), index))

@@ -12,8 +12,8 @@ from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, uniform
 
 Span = float | tuple[float, float]
-# Values that a CPU works on at once, 4 MB of float32: what one pass over them writes, the next finds in the cache.
-_AT_ONCE = 2**20
+# Values that a CPU works on at once, 2 MB of float32: what one pass over them writes, the next finds in the cache.
+_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +116,17 @@ class Group(NamedTuple):
 
 
 def in_turn(images: torch.Tensor, groups: Sequence[Group]) -> None:
-    """In place on (B, C, H, W) float32: the groups one after the other, each computed on as contiguous memory of its
-    own. What they need goes to the images' device in one copy; a group without rows is left out."""
+    """In place on contiguous (B, C, H, W) float32: the groups one after the other. What they need goes to the images'
+    device in one copy; a group without rows is left out. On a CPU a group goes in parts, which stay in the cache from
+    the first pass over them to the last."""
     groups = [group for group in groups if len(group.rows)]
     tables = iter(upload(images.device, *(table for _, rows, values in groups for table in (rows, values))))
     at_once = len(images)
-    if images.device.type == "cpu":
-        at_once = max(1, _AT_ONCE // max(1, images[0].numel())) if len(images) else 1
+    if images.device.type == "cpu" and groups:
+        at_once = max(1, _AT_ONCE // max(1, images[0].numel()))
     for function, _, _ in groups:
         for rows, values in zip(next(tables).split(at_once), next(tables).split(at_once), strict=True):
-            images[rows] = function(images.index_select(0, rows).contiguous(), values)
+            images.index_copy_(0, rows, function(images.index_select(0, rows), values))
 
 
 def one_by_one(

@@ -205,11 +205,14 @@ def equalize_rows(images: torch.Tensor) -> torch.Tensor:
     """Kornia's rounds otherwise than torchvision, by up to a level before levels are spread, and takes half as long
     again."""
     rows, channels, height, width = images.shape
-    level = (images.flatten(2) * (256 - 1e-3)).long().clamp_(0, 255)
     if images.device.type == "cpu":  # half the time of what follows; on a GPU bincount would wait for the result
+        # A range of 256 for each channel of each row, which no value may leave.
+        level = images.flatten(2).nan_to_num(0).mul_(256 - 1e-3).floor_().clamp_(0, 255)
         first = torch.arange(0, rows * channels * 256, 256).view(rows, channels, 1)
-        count = (level + first).flatten().bincount(minlength=rows * channels * 256).view(rows, channels, 256)
+        level = level.long() + first
+        count = level.flatten().bincount(minlength=rows * channels * 256).view(rows, channels, 256)
     else:
+        level = (images.flatten(2) * (256 - 1e-3)).long().clamp_(0, 255)
         count = torch.zeros(rows, channels, 256, dtype=torch.int64, device=images.device)
         count.scatter_add_(2, level, count.new_ones(1).expand_as(level))
     total = count.cumsum(2)
@@ -218,6 +221,8 @@ def equalize_rows(images: torch.Tensor) -> torch.Tensor:
     step = (height * width - brightest) // 255
     spread = ((total - count + step // 2) // step.clamp(min=1)).clamp_(0, 255)
     table = torch.where(step > 0, spread, torch.arange(256, device=images.device)) / 255
+    if images.device.type == "cpu":
+        return table.flatten().index_select(0, level.flatten()).view_as(images)
     return table.gather(2, level).view_as(images)
 
 
