@@ -42,7 +42,7 @@ from augment_gpu.ops.policies import (
 )
 from augment_gpu.ops.policy import aug_mix
 from augment_gpu.ops.three_augment import sample_three_augment, three_augment
-from augment_gpu.ops.timm_augment import sample_timm_augment, timm_augment
+from augment_gpu.ops.timm_augment import TIMM_STRINGS, sample_timm_augment, timm_augment
 from augment_gpu.ops.tone import (
     autocontrast,
     equalize,
@@ -269,9 +269,9 @@ class Recipe:
 
 def _pair(op: Any) -> tuple[str, dict[str, Any]]:
     """An op and its options."""
-    if isinstance(op, str):
+    if isinstance(op, str) and op.split("-")[0] in TIMM_STRINGS:
         return "timm_augment", {"auto_augment": op}
-    if not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
+    if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
         raise ValueError(
             f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables, '
             'or strings of timm\'s, such as "rand-m9"'

@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
     "channels_last": False,
     "resize": 128,
     "exact": True,
+    "view": 1,
 }
 
 
@@ -335,6 +336,97 @@ def test_a_strength_keeps_its_range(module: Any, column: int, name: str, strengt
     assert factor.max() == pytest.approx(high, abs=0.01 * (high - low))
 
 
+LINEAR = InterpolationMode.BILINEAR
+MOVED = {"fill": 0.0, "p": 1.0}
+
+
+@modules
+@pytest.mark.parametrize(
+    ("build", "op", "options"),
+    [
+        (lambda m: m.RandomGrayscale(0.2), "grayscale", {"p": 0.2}),
+        (lambda m: m.RandomApply([m.RandomInvert(0.4)], p=0.5), "invert", {"p": 0.2}),
+        (lambda m: m.RandomSolarize(51, 0.3), "solarize", {"threshold": 0.2, "p": 0.3}),
+        (lambda m: m.RandomPosterize(3, 0.3), "posterize", {"bits": 3, "p": 0.3}),
+        (lambda m: m.RandomAutocontrast(0.3), "autocontrast", {"p": 0.3}),
+        (lambda m: m.RandomEqualize(0.3), "equalize", {"p": 0.3}),
+        (lambda m: m.RandomAdjustSharpness(1.5, 0.3), "sharpness", {"sharpness_factor": 1.5, "p": 0.3}),
+        (lambda m: m.RandomVerticalFlip(0.3), "vertical_flip", {"p": 0.3}),
+        (lambda m: m.RandomRotation((3, 7), LINEAR, fill=51), "rotate", {"degrees": (3, 7), "fill": 0.2, "p": 1.0}),
+        (
+            lambda m: m.RandomAffine(5, (0.1, 0.2), (0.8, 1.1), 3, LINEAR, (0, 51, 255)),
+            "affine",
+            {
+                "degrees": (-5, 5),
+                "translate": (0.1, 0.2),
+                "scale": (0.8, 1.1),
+                "shear": (-3, 3),
+                "fill": (0, 0.2, 1),
+                "p": 1,
+            },
+        ),
+        (lambda m: m.RandomPerspective(0.3, 0.4), "perspective", {"distortion_scale": 0.3, "fill": 0.0, "p": 0.4}),
+        (lambda m: m.ElasticTransform(40.0, 4.0), "elastic", {"alpha": 40, "sigma": 4, **MOVED}),
+        (
+            lambda m: m.AutoAugment(m.AutoAugmentPolicy.SVHN),
+            "auto_augment",
+            {"policy": "svhn", "interpolation": "nearest", **MOVED},
+        ),
+        (
+            lambda m: m.RandAugment(3, 7, 21, LINEAR, [51.0, 0.0, 0.0]),
+            "rand_augment",
+            {
+                "num_ops": 3,
+                "magnitude": 7,
+                "num_magnitude_bins": 21,
+                "interpolation": "bilinear",
+                "fill": (0.2, 0, 0),
+                "p": 1,
+            },
+        ),
+        (
+            lambda m: m.TrivialAugmentWide(21),
+            "trivial_augment_wide",
+            {"num_magnitude_bins": 21, "interpolation": "nearest", **MOVED},
+        ),
+        (
+            lambda m: m.AugMix(4, 2, 5, 0.5, False),
+            "aug_mix",
+            {
+                "severity": 4,
+                "mixture_width": 2,
+                "chain_depth": 5,
+                "alpha": 0.5,
+                "all_ops": False,
+                "interpolation": "bilinear",
+                **MOVED,
+            },
+        ),
+    ],
+)
+def test_an_op_becomes_ours(module: Any, build: Any, op: str, options: dict[str, Any]) -> None:
+    transforms = [module.RandomResizedCrop(32), module.RandomHorizontalFlip(), build(module), *conversions(module)]
+    ((name, found),) = ag.from_torchvision(transforms).ops  # type: ignore[misc]
+    assert name == op
+    assert set(found) == set(options)
+    for option, value in options.items():
+        if isinstance(value, str):
+            assert found[option] == value
+        else:
+            assert found[option] == pytest.approx(value)
+
+
+def test_noise_and_jpeg_become_ours_and_what_follows_a_conversion_is_in_its_units() -> None:
+    made = [v2.RandomResizedCrop(32), v2.JPEG((30, 60)), *conversions(v2), v2.GaussianNoise(0.1, 0.2, False)]
+    recipe = ag.from_torchvision([*made, v2.RandomSolarize(0.4), v2.RandomRotation(5, LINEAR, fill=0.5)])
+    assert recipe.ops == (
+        ("jpeg", {"quality": (30, 60), "p": 1.0}),
+        ("gaussian_noise", {"mean": 0.1, "sigma": 0.2, "clip": False, "p": 1.0}),
+        ("solarize", {"threshold": 0.4, "p": 0.5}),
+        ("rotate", {"degrees": (-5, 5), "fill": 0.5, "p": 1.0}),
+    )
+
+
 @modules
 @pytest.mark.parametrize(("value", "fill"), [("random", "noise"), (0.5, 0.5), ((0.1, 0.2, 0.3), (0.1, 0.2, 0.3))])
 def test_random_erasing_keeps_its_filling(module: Any, value: Any, fill: Any) -> None:
@@ -379,8 +471,18 @@ def test_resize_and_center_crop_give_torchvisions_picture(
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda m: [m.RandomResizedCrop(32), m.RandomGrayscale()], "RandomGrayscale has no counterpart in a Recipe"),
-        (lambda m: [m.RandomResizedCrop(32), m.RandomRotation(5)], "RandomRotation has no counterpart in a Recipe"),
+        (lambda m: [m.RandomResizedCrop(32), m.Pad(3)], "Pad has no counterpart in a Recipe"),
+        (lambda m: [m.RandomResizedCrop(32), m.RandomRotation(5)], "RandomRotation has interpolation 'nearest'"),
+        (lambda m: [m.RandomResizedCrop(32), m.RandomRotation(5, LINEAR, True)], "RandomRotation has a centre"),
+        (
+            lambda m: [m.RandomResizedCrop(32), m.RandomRotation(5, LINEAR), m.RandomHorizontalFlip()],
+            "RandomHorizontalFlip stands after RandomRotation",
+        ),
+        (
+            lambda m: [m.RandomResizedCrop(32), m.RandAugment(interpolation=InterpolationMode.BICUBIC)],
+            "RandAugment has interpolation 'bicubic'; an op has nearest or bilinear",
+        ),
+        (lambda m: [m.RandomResizedCrop(32), m.ElasticTransform([10.0, 20.0])], "ElasticTransform has alpha"),
         (lambda m: [m.RandomCrop(32)], "RandomCrop has no counterpart in a Recipe"),
         (
             lambda m: [m.RandomResizedCrop(32), m.RandomApply([m.ColorJitter(0.1), m.GaussianBlur(3)])],

@@ -30,12 +30,12 @@ from augment_gpu.ops.timm_levels import DENOMINATOR, LEVELS, SETS, TABLES, WEIGH
 from augment_gpu.ops.warp import Fill
 from augment_gpu.rng import Key, uniform
 
-_KNOWN = "rand, augmix, original, originalr, v0, v0r, 3a, each with sections such as rand-m9-mstd0.5-inc1"
 # ---- strings
 
 _RAND = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": 10.0, "inc": 0.0}
 _AUGMIX = {"m": 3.0, "w": 3.0, "d": -1.0, "a": 1.0, "b": 0.0, "mstd": np.inf}
 _SECTIONS = {"rand": _RAND, "augmix": _AUGMIX, **{name: {"mstd": 0.0} for name in TABLES}}
+TIMM_STRINGS = tuple(_SECTIONS)  # how they begin
 _FRACTIONS = ("p", "a", "mstd")  # the others are whole numbers
 
 
@@ -45,7 +45,10 @@ def _read(text: str) -> tuple[str, dict[str, float], str]:
     passes over some of that."""
     head, *sections = text.split("-") if isinstance(text, str) else ("",)
     if head not in _SECTIONS:
-        raise ValueError(f"auto_augment is {text!r}; known are {_KNOWN}")
+        raise ValueError(
+            f"auto_augment is {text!r}; known are {', '.join(TIMM_STRINGS)}, each with "
+            "sections such as rand-m9-mstd0.5-inc1"
+        )
     numbers, ops = dict(_SECTIONS[head]), ""
     for section in sections:
         name, value = re.fullmatch(r"([a-z]*)(.*)", section, re.DOTALL).groups()  # type: ignore[union-attr]
