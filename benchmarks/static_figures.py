@@ -103,7 +103,8 @@ def pixel_figures(launch: Launch, target: GPUTarget, work: Counter[Strip]) -> Ro
     lanes = target.warp_size * launch.options["num_warps"]
     total = sum(np.array(walk(code, strip)) * count for strip, count in work.items())
     instructions, loads = (round(float(each) * columns * lanes / SIZE**2, 2) for each in total)
-    return {"path": launch.arguments["PATHS"][0], "instructions": instructions, "loads": loads}
+    taken = launch.arguments["PATHS"][0]
+    return {"path": taken and list(taken), "instructions": instructions, "loads": loads}
 
 
 def fingerprint(launch: Launch, target: GPUTarget, work: Counter[Strip] | None = None) -> str:

@@ -61,6 +61,7 @@ def start(processes: int, folder: Path, output: Path, *options: str, stop_at: in
     process = subprocess.run(
         [sys.executable, *command, "--output", str(output), *options], env=environment, capture_output=True, text=True
     )
+    print(process.stdout, process.stderr)  # for the one who reads of a failure
     assert "Traceback (most recent call last):\n  File" not in process.stdout, process.stderr
     return process.returncode
 
@@ -130,6 +131,7 @@ def test_a_run_goes_on_on_another_number_of_processes(folder: Path, tmp_path: Pa
 def test_shared_out_weights_train_as_whole_ones_and_resume(folder: Path, tmp_path: Path, alone: Path) -> None:
     output = tmp_path / "run"
     assert start(2, folder, output, *SETTINGS, "--fsdp", stop_at=4) != 0
+    assert load_checkpoint(output / "last.pt")["steps"] == 4
     assert start(2, folder, output, "--resume") == 0
     assert weights(output).keys() == weights(alone).keys()
     assert distance(alone, output) < TOLERANCE
