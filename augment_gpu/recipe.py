@@ -273,8 +273,8 @@ def _pair(op: Any) -> tuple[str, dict[str, Any]]:
         return "timm_augment", {"auto_augment": op}
     if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
         raise ValueError(
-            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), or callables, '
-            'or strings of timm\'s, such as "rand-m9"'
+            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), '
+            'strings of timm\'s, such as "rand-m9", or callables'
         )
     return op[0], _options(op[1])
 
