@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import triton
 from kernel_cases import BRAIN, SIZE, TARGETS, Call, Launch, crop, record, source, variants
 from machine_code import Instruction, read_amdgcn, read_sass
 from machine_walk import Strip, walk
-from static_table import FIGURES, Figures, Row, compare, key_of, load, markdown, save
+from static_table import FIGURES, Figures, Key, Row, compare, key_of, load, markdown, save
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
@@ -159,57 +159,50 @@ def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
 
 
 @cache
-def cases() -> dict[tuple[str, str, float], Callable[[Row | None], Row]]:
-    """What gives each row of the table, by its key there, which a process can be told. Given the row that is kept, it
-    gives that one where its inputs are the same."""
-    jobs: dict[tuple[str, str, float], Callable[[Row | None], Row]] = {}
-    for name, call in variants().items():
-        for target in TARGETS:
-            jobs[name, target, 0] = partial(_program, name, call, target)
-    for name, targets in _FILTERS.items():
-        for target in targets:
-            for scale in SCALES:
-                jobs[name, target, scale] = partial(_pixel, name, target, scale)
-    return jobs
+def programs() -> dict[str, Call]:
+    """variants(), made once in a process."""
+    return variants()
 
 
-def _program(name: str, call: Call, target: str, kept: Row | None) -> Row:
-    launch = record(call, TARGETS[target])
-    inputs = fingerprint(launch, TARGETS[target])
+def keys() -> list[Key]:
+    """Of the rows of the table, in which a program has no scale."""
+    pixels = [(name, target, scale) for name, targets in _FILTERS.items() for target in targets for scale in SCALES]
+    return [*((name, target, 0) for name in programs() for target in TARGETS), *pixels]
+
+
+def _row(key: Key, kept: Row | None) -> Row:
+    """The kept row, where its inputs are the same; else what a compiler says."""
+    name, target, scale = key
+    gpu = TARGETS[target]
+    launch, work = _one_path(name, gpu, scale) if scale else (record(programs()[name], gpu), None)
+    inputs = fingerprint(launch, gpu, work)
     if kept is not None and kept["inputs"] == inputs:
         return kept
-    return {"kernel": name, "target": target, **figures(launch, TARGETS[target]), "inputs": inputs}
+    if work is None:
+        return {"kernel": name, "target": target, **figures(launch, gpu), "inputs": inputs}
+    return {"filter": name, "target": target, "scale": scale, **pixel_figures(launch, gpu, work), "inputs": inputs}
 
 
-def _pixel(name: str, target: str, scale: float, kept: Row | None) -> Row:
+def _one_path(name: str, target: GPUTarget, scale: float) -> tuple[Launch, Counter[Strip]]:
+    """A crop's launch with the one path that it takes at this scale, and the strips that this path does."""
     color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
     options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
-    launch = record(crop(scale=scale, **options), TARGETS[target])
-    work = Counter(strips(launch, TARGETS[target]))
+    launch = record(crop(scale=scale, **options), target)
     arguments = launch.arguments
     taken = arguments["PATHS"][int(arguments["range_ptr"][0, 6])] if arguments["REACH"] else None
-    launch = launch.changed(PATHS=(taken,))
-    inputs = fingerprint(launch, TARGETS[target], work)
-    if kept is not None and kept["inputs"] == inputs:
-        return kept
-    found = pixel_figures(launch, TARGETS[target], work)
-    return {"filter": name, "target": target, "scale": scale, **found, "inputs": inputs}
+    return launch.changed(PATHS=(taken,)), Counter(strips(launch, target))
 
 
 def measure(kept: Figures | None) -> Figures:
     """kept: the figures whose rows need no compiler where they come from the same inputs; None: all are compiled."""
     rows_kept = {} if kept is None else {key_of(row): row for row in kept["programs"] + kept["pixels"]}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        rows = list(pool.map(_run, cases(), map(rows_kept.get, cases())))
+        rows = list(pool.map(_row, keys(), map(rows_kept.get, keys())))
     return {
         "triton": triton.__version__,
         "programs": [row for row in rows if "kernel" in row],
         "pixels": [row for row in rows if "filter" in row],
     }
-
-
-def _run(key: tuple[str, str, float], kept: Row | None) -> Row:
-    return cases()[key](kept)
 
 
 def main() -> int:

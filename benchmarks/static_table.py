@@ -8,6 +8,7 @@ from typing import Any
 FIGURES = Path(__file__).with_name("static_figures.json")
 TOLERANCE = 0.05  # by which instructions may grow
 Row = dict[str, Any]
+Key = tuple[str, str, float]  # of a row: kernel or filter, target, scale
 Figures = dict[str, Any]  # "triton": its version; "programs": rows; "pixels": rows
 _TEXT = """# Static figures of the kernels
 
@@ -82,7 +83,7 @@ def _compared(figures: Figures) -> list[Row]:
     return figures["pixels"] + [row for row in figures["programs"] if not row["kernel"].startswith("crop")]
 
 
-def key_of(row: Row) -> tuple[str, str, float]:
+def key_of(row: Row) -> Key:
     return row.get("kernel", row.get("filter", "")), row["target"], row.get("scale", 0)
 
 

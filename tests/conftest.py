@@ -98,6 +98,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def refuses_option() -> Callable[[str, str, Any], None]:
+    return _refuses_option
+
+
+@pytest.fixture(scope="session")
 def noise() -> Callable[..., np.ndarray]:
     return _noise
 
@@ -110,6 +115,17 @@ def untrained_run() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def photo() -> Callable[..., np.ndarray]:
     return _photo
+
+
+def _refuses_option(name: str, option: str, value: Any) -> None:
+    """An op's sampler names the option that is out of range, and so does a recipe, with the op."""
+    from augment_gpu import Key, Recipe
+    from augment_gpu.recipe import OPS
+
+    with pytest.raises(ValueError, match=f"^{option} is"):
+        OPS[name][0](Key(0), [0], **{option: value})
+    with pytest.raises(ValueError, match=f"^{name}: {option} is"):
+        Recipe(ops=((name, {option: value}),))
 
 
 def _noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

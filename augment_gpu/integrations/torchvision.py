@@ -116,11 +116,7 @@ def _sigma(transform: Any, _: int) -> dict[str, Any]:
 
 def _attributes(*names: str) -> Callable[[Any, int], dict[str, Any]]:
     """Options of the same names."""
-    return lambda transform, _: {name: _tupled(getattr(transform, name)) for name in names}
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return lambda transform, _: {name: getattr(transform, name) for name in names}
 
 
 def _moved(*names: str, modes: tuple[str, ...] = ("bilinear",)) -> Callable[[Any, int], dict[str, Any]]:

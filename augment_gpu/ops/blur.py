@@ -30,10 +30,14 @@ def sample_gaussian_blur(
     low, high = sigma
     if not 0 < low <= high < float("inf"):
         raise ValueError(f"sigma is {sigma}; wanted 0 < low <= high")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size is {kernel_size}; it must be odd and at least 1")
+    check_kernel_size(kernel_size)
     drawn = draw_span(key, index, "gaussian_blur", p, sigma, 0)
     return GaussianBlurParams(drawn.astype(np.float32), kernel_size)
+
+
+def check_kernel_size(kernel_size: int) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size is {kernel_size}; it must be odd and at least 1")
 
 
 def gaussian_blur_reference(images: torch.Tensor, params: GaussianBlurParams) -> torch.Tensor:

@@ -10,7 +10,7 @@ image to (x', y', 1) in the result, up to a factor; in pixels, of which pixel j 
 a sample that is left alone they are the identity, exactly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -137,7 +137,8 @@ def affine_reference(images: torch.Tensor, params: AffineParams) -> torch.Tensor
 
 def affine(images: torch.Tensor, params: AffineParams) -> torch.Tensor:
     check_images("affine", images, len(params))
-    return _through("affine", images, _moves(params), affine_matrix(params, images.shape[2:]), params.fill)
+    matrix = affine_matrix(params, images.shape[2:])
+    return _through("affine", images, _moves(params), matrix, params.fill, affine_grid)
 
 
 def _moves(params: AffineParams) -> np.ndarray:
@@ -234,7 +235,7 @@ def perspective_reference(images: torch.Tensor, params: PerspectiveParams) -> to
 def perspective(images: torch.Tensor, params: PerspectiveParams) -> torch.Tensor:
     check_images("perspective", images, len(params))
     matrix = perspective_matrix(params, images.shape[2:])
-    return _through("perspective", images, _leans(params), matrix, params.fill)
+    return _through("perspective", images, _leans(params), matrix, params.fill, _projective_grid)
 
 
 def _leans(params: PerspectiveParams) -> np.ndarray:
@@ -304,9 +305,15 @@ def _products(inverse: torch.Tensor, height: int, width: int) -> Iterator[tuple[
         yield row[:, 0] * x, row[:, 1] * y + row[:, 2]
 
 
-def _through(name: str, images: torch.Tensor, chosen: np.ndarray, matrix: np.ndarray, fill: Fill) -> torch.Tensor:
-    """The chosen rows, seen through matrix (B, 3, 3)."""
+def _through(
+    name: str,
+    images: torch.Tensor,
+    chosen: np.ndarray,
+    matrix: np.ndarray,
+    fill: Fill,
+    grid: Callable[[torch.Tensor, int, int], torch.Tensor],
+) -> torch.Tensor:
+    """The chosen rows, seen through matrix (B, 3, 3). grid: which of the two above."""
     height, width = images.shape[2:]
-    grid = _projective_grid if name == "perspective" else affine_grid
     inverse = inverse_matrix(matrix, (height, width))
     return warp(name, images, chosen, fill, lambda tables: grid(tables, height, width), inverse)

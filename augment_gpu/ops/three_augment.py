@@ -7,16 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.blur import GaussianBlurParams, gaussian_blur, gaussian_blur_reference
+from augment_gpu.ops.blur import GaussianBlurParams, check_kernel_size, gaussian_blur, gaussian_blur_reference
 from augment_gpu.ops.color import (
     NEUTRAL,
     ColorJitterParams,
+    color_jitter,
     color_jitter_reference,
     draw_color_jitter,
     jitter_spans,
-)
-from augment_gpu.ops.color import (
-    color_jitter as jittered,
 )
 from augment_gpu.ops.rows import Span, check_images, check_probability
 from augment_gpu.ops.tone import (
@@ -49,8 +47,7 @@ def sample_three_augment(
     """color_jitter: the strength of brightness, contrast and saturation; 0 for none. kernel_size: of the blur, whose σ
     is uniform in [0.1, 2]. p: the probability that anything is done."""
     check_probability(p)
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size is {kernel_size}; it must be odd and at least 1")
+    check_kernel_size(kernel_size)
     index = np.asarray(index)
     try:
         spans = jitter_spans(color_jitter, color_jitter, color_jitter, 0)
@@ -82,4 +79,4 @@ def three_augment(images: torch.Tensor, params: ThreeAugmentParams) -> torch.Ten
     if images.shape[1] != 3:
         raise ValueError(f"three_augment got {images.shape[1]} channels; it needs 3: red, green and blue")
     images = solarize(grayscale(images, params.grayscale), params.solarize)
-    return jittered(gaussian_blur(images, params.blur), params.jitter)
+    return color_jitter(gaussian_blur(images, params.blur), params.jitter)

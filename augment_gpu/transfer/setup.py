@@ -106,10 +106,10 @@ def set_up(
     ranks: Ranks,
     *,
     device: str | None,
-    stored: Mapping[str, Any] | None,
+    stored: TransferPlan | None,
     initial: bool,
 ) -> Setup:
-    """device: of this rank. stored: the plan of a run that goes on, as its config.json has it. initial: whether the
+    """device: of this rank. stored: the plan of a run that goes on. initial: whether the
     weights to start from are wanted; a run that goes on has its own, and fetches nothing."""
     where = usable_device(device)
     train_data, val_data, classes = open_data(data, config.val_fraction, config.seed)
@@ -122,7 +122,7 @@ def set_up(
     seen = Recipe.from_dict({**fields, **_evaluation_fields(config)})
     if initial and not config.fsdp:
         _try_size(model, config, where)
-    plan = TransferPlan(**stored) if stored is not None else None
+    plan = stored
     if plan is None:
         plan = ranks.from_first(_plan(config, model, train_data, len(classes), seen) if ranks.leads else None)
         plan = _adjusted(plan, config)

@@ -107,11 +107,12 @@ def _describe(setup: Setup) -> None:
 
 def _configured(
     data: str | None, output: Path, given: Mapping[str, Any], ranks: Ranks, *, resume: bool
-) -> tuple[TrainConfig, str | None, Mapping[str, Any] | None, list[str] | None]:
+) -> tuple[TrainConfig, str | None, TransferPlan | None, list[str] | None]:
     """The configuration and the data folder; and of a run that goes on its plan and its classes."""
     if given.get("weights") is not None:
         given = {**given, "weights": str(Path(given["weights"]).resolve())}
     stored: dict[str, Any] = {}
+    plan = None
     if resume:
         path = output / "config.json"
         if not path.exists():
@@ -121,7 +122,7 @@ def _configured(
             raise ValueError(f"{path} is not the description of a run")
         try:
             config = TrainConfig(**{**stored["config"], **{name: given[name] for name in FREE if name in given}})
-            TransferPlan(**stored["plan"])
+            plan = TransferPlan(**stored["plan"])
         except TypeError as error:
             raise ValueError(f"{path} is not the description of a run: {error}") from error
         _check_same(output, stored, data, given)
@@ -133,7 +134,7 @@ def _configured(
         require_tensorboard()
     if config.fsdp and ranks.world_size == 1:
         raise ValueError("fsdp is set, and this is one process; start it through torchrun")
-    return config, data, stored.get("plan"), stored.get("classes")
+    return config, data, plan, stored.get("classes")
 
 
 def _check_same(output: Path, stored: dict[str, Any], data: str | None, given: Mapping[str, Any]) -> None:
