@@ -43,8 +43,7 @@ from augment_gpu.ops.geometry import (
 )
 from augment_gpu.ops.jpeg import JpegParams, jpeg, jpeg_reference, sample_jpeg
 from augment_gpu.ops.mix import (
-    CutmixParams,
-    MixupParams,
+    apply_mix,
     cutmix,
     cutmix_reference,
     mix_targets,
@@ -52,7 +51,13 @@ from augment_gpu.ops.mix import (
     mixup,
     mixup_reference,
     one_hot,
+)
+from augment_gpu.ops.mix_draws import (
+    CutmixParams,
+    MixedParams,
+    MixupParams,
     sample_cutmix,
+    sample_mix,
     sample_mixup,
 )
 from augment_gpu.ops.noise import GaussianNoiseParams, gaussian_noise, gaussian_noise_reference, sample_gaussian_noise
@@ -141,6 +146,7 @@ __all__ = [
     "JpegParams",
     "Key",
     "Loader",
+    "MixedParams",
     "MixupParams",
     "MovedBoxes",
     "MovedKeypoints",
@@ -157,6 +163,7 @@ __all__ = [
     "affine",
     "affine_matrix",
     "affine_reference",
+    "apply_mix",
     "aug_mix",
     "aug_mix_reference",
     "auto_augment",
@@ -225,6 +232,7 @@ __all__ = [
     "sample_grayscale",
     "sample_invert",
     "sample_jpeg",
+    "sample_mix",
     "sample_mixup",
     "sample_perspective",
     "sample_posterize",

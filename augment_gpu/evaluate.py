@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from augment_gpu.data.sources import Dataset, sample_name
-from augment_gpu.ops.mix import MixParams
+from augment_gpu.ops.mix_draws import MixParams
 from augment_gpu.predict import (
     BATCH_SIZE,
     MAX_VIEWS,

@@ -20,22 +20,14 @@ from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
 from augment_gpu.ops.cutout import CutoutParams, plan_cutout, run_cutout, sample_cutout, sample_random_erasing
 from augment_gpu.ops.foreign import run_foreign, sample_foreign
-from augment_gpu.ops.mix import (
-    MixParams,
-    one_hot,
-    plan_mix,
-    run_cutmix,
-    run_mix_targets,
-    run_mixup,
-    sample_cutmix,
-    sample_mixup,
-)
+from augment_gpu.ops.mix import one_hot, plan_mix, run_mix, run_mix_targets, run_mixup
+from augment_gpu.ops.mix_draws import MixParams, sample_mix
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.twist import ColorTwistParams, color_of, sample_color_twist
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import OPS, Recipe
-from augment_gpu.rng import Key, uniform
+from augment_gpu.rng import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +76,17 @@ def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:
     key, index = replace(key, view=recipe.view), np.asarray(index, dtype=np.int64)
     if not recipe.mixes or not len(index):
         return None
-    cuts = recipe.cutmix_alpha > 0
-    if cuts and recipe.mixup_alpha > 0:
-        cuts = bool(uniform(key, index.min(keepdims=True), "mix.switch")[0, 0] < recipe.switch_prob)
-    if cuts:
-        return sample_cutmix(key, index, alpha=recipe.cutmix_alpha, size=recipe.size)
-    return sample_mixup(key, index, alpha=recipe.mixup_alpha)
+    return sample_mix(
+        key,
+        index,
+        mixup_alpha=recipe.mixup_alpha,
+        cutmix_alpha=recipe.cutmix_alpha,
+        cutmix_minmax=recipe.cutmix_minmax,
+        prob=recipe.mixup_prob,
+        switch_prob=recipe.switch_prob,
+        mode=recipe.mixup_mode,
+        size=recipe.size,
+    )
 
 
 class Prepared(NamedTuple):
@@ -98,9 +95,9 @@ class Prepared(NamedTuple):
     images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
     device. soft: whether they become (B, num_classes). channels: C. diagonal: whether no channel sees another in the
     crop's colours, which the recipe says and not what was drawn. crop, holes, mix: the tables of crop_resize_flip, of
-    each cutout, and of mixup or (three tables) cutmix, or none. ops: the parameters of each of the recipe's ops.
-    Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with both mixup and
-    CutMix sends two tables or three.
+    each cutout, and of mixup, cutmix (three tables) or both (four), or none. ops: the parameters of each of the
+    recipe's ops. Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with
+    both mixup and CutMix, of which a batch is one, sends two tables or three.
     """
 
     images: torch.Tensor
@@ -116,7 +113,8 @@ class Prepared(NamedTuple):
     def copy_(self, other: "Prepared") -> None:
         """Overwrites this batch, in place, with one of as many samples: so that a CUDA graph, captured on this one, is
         replayed with other images and draws. The other's ragged pixels may be fewer, but not more; dense images must be
-        of the same shape and strides. A recipe with both mixup and CutMix needs a batch, and a graph, for each.
+        of the same shape and strides. A recipe with both mixup and CutMix, of which a batch is one, needs a batch, and
+        a graph, for each.
 
         Raises ValueError for a batch that the same graph cannot serve.
         """
@@ -203,8 +201,7 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     for holes in batch.holes:
         run_cutout(images, holes, recipe.fill == "noise")
     if batch.mix:
-        partner, lam, *box = batch.mix
-        images = run_cutmix(images, partner, *box) if box else run_mixup(images, partner, lam)
+        images = run_mix(images, batch.mix)
     return images, None if batch.targets is None else _soften(batch.targets, batch.soft, batch.mix, recipe)
 
 

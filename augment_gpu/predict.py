@@ -14,7 +14,7 @@ from torch import nn
 from augment_gpu.data.files import ImageFiles
 from augment_gpu.data.loader import Loader
 from augment_gpu.data.sources import Dataset, sample_name
-from augment_gpu.ops.mix import MixParams
+from augment_gpu.ops.mix_draws import MixParams
 from augment_gpu.ops.views import SCALES
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe

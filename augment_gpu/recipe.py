@@ -30,6 +30,7 @@ from augment_gpu.ops.geometry import (
     vertical_flip,
 )
 from augment_gpu.ops.jpeg import jpeg, sample_jpeg
+from augment_gpu.ops.mix_draws import MixMode, check_mix
 from augment_gpu.ops.noise import gaussian_noise, sample_gaussian_noise
 from augment_gpu.ops.policies import (
     auto_augment,
@@ -108,12 +109,14 @@ class Recipe:
     but a sample's picture depends on the batch, and neither replay nor to_dict takes such a recipe. What it draws
     elsewhere, from NumPy or Python, is its own business.
     cutout: side of the square hole, 0 for none. reprob: probability of a random-erasing rectangle. fill: what holes are
-    filled with, in normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha: λ ~ Beta(alpha,
-    alpha), 0 for off; where both are on, a batch is cut with probability switch_prob. Mixing and label_smoothing need
-    num_classes. mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32", "float16" or
-    "bfloat16". resize: at evaluation the short side becomes this long before the central `size` is cut out; None is 8/7
-    of the size (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip). view: which of several
-    pictures of a sample it makes: recipes of other views draw other numbers, from the same seed, epoch and index.
+    filled with, in normalised units: a number, one per channel, or "noise". mixup_alpha, cutmix_alpha, cutmix_minmax,
+    switch_prob, mixup_prob and mixup_mode: see sample_mix, whose prob and mode the last two are; by default all are
+    mixed, each by its own λ, and where both kinds are on a whole batch is cut or blended. Mixing and label_smoothing
+    need num_classes. mean, std: one number per channel of images in [0, 1], or None for none. dtype: "float32",
+    "float16" or "bfloat16". resize: at evaluation the short side becomes this long before the central `size` is cut
+    out; None is 8/7 of the size (256 for 224). exact: compute in float on a CPU too (see crop_resize_flip). view: which
+    of several pictures of a sample it makes: recipes of other views draw other numbers, from the same seed, epoch and
+    index.
 
     Raises ValueError at construction, naming the field.
     """
@@ -133,7 +136,10 @@ class Recipe:
     fill: Fill = 0.0
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    cutmix_minmax: tuple[float, float] | None = None
     switch_prob: float = 0.5
+    mixup_prob: float = 1.0
+    mixup_mode: MixMode = "sample"
     label_smoothing: float = 0.0
     num_classes: int | None = None
     mean: tuple[float, ...] | None = IMAGENET_MEAN
@@ -145,7 +151,7 @@ class Recipe:
     view: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("scale", "ratio", "short_side", "mean", "std", "fill"):
+        for name in ("scale", "ratio", "short_side", "mean", "std", "fill", "cutmix_minmax"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
@@ -190,12 +196,20 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
         check_flip(self.flip)
-        for name in ("reprob", "switch_prob", "label_smoothing"):
+        for name in ("reprob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
-        for name in ("mixup_alpha", "cutmix_alpha", "cutout"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.cutout < 0:
+            raise ValueError(f"cutout is {self.cutout}; it must be at least 0")
+        check_mix(
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+            cutmix_minmax=self.cutmix_minmax,
+            prob=self.mixup_prob,
+            switch_prob=self.switch_prob,
+            mode=self.mixup_mode,
+            prefix="mixup_",
+        )
         for name in ("scale", "ratio", "short_side"):
             pair = getattr(self, name)
             if not isinstance(pair, tuple) or len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
@@ -230,7 +244,7 @@ class Recipe:
     @property
     def mixes(self) -> bool:
         """Whether samples of a batch are mixed in training."""
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0 or self.cutmix_minmax is not None
 
     @property
     def soft_targets(self) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from augment_gpu.ops.crop_plan import image_sizes
 from augment_gpu.ops.foreign import name_of
-from augment_gpu.ops.mix import MixParams
+from augment_gpu.ops.mix_draws import MixParams
 from augment_gpu.ops.path import require_bfloat16, require_triton
 from augment_gpu.pipeline import Draws, Prepared, augment, draw, draw_mix, evaluation_draws, prepare
 from augment_gpu.ragged import RaggedBatch, as_array
@@ -140,11 +140,7 @@ class Stage(nn.Module):
         return index
 
     def _number(self, count: int) -> np.ndarray:
-        rank, world_size = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        index = self.seen + rank * count + np.arange(count)
-        self.seen += world_size * count
+        index, self.seen = next_positions(self.seen, count)
         return index
 
     def _batch(self, images: Images) -> RaggedBatch | torch.Tensor:
@@ -182,6 +178,15 @@ def replay(recipe: Recipe, dataset: Any, index: int, epoch: int, seed: int) -> t
     batch = RaggedBatch.from_images([as_array(dataset[index][0])])
     draws = draw(recipe, Key(seed, epoch), [index], *image_sizes(batch))
     return augment(prepare(batch, draws, recipe), recipe)[0][0]
+
+
+def next_positions(seen: int, count: int) -> tuple[np.ndarray, int]:
+    """(count,) int64: the numbers of the next samples, after so many on all ranks of which each now has `count`; and
+    how many were seen then."""
+    rank, world_size = 0, 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return seen + rank * count + np.arange(count), seen + world_size * count
 
 
 def _packed(images: Images) -> RaggedBatch | torch.Tensor:

@@ -98,7 +98,8 @@ def source(launch: Launch, target: GPUTarget) -> ASTSource:
         name, value = parameter.name, launch.arguments[parameter.name]
         tensor = isinstance(value, torch.Tensor)
         address = value.data_ptr() if tensor else value
-        if parameter.is_constexpr or (type(value) is int and value == 1 and not parameter.do_not_specialize):
+        one = type(value) is int and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or one:
             signature[name] = "constexpr"
             constants[i,] = value
             continue
@@ -141,13 +142,11 @@ def cutout(channels: int = 3, *, fill: Any = 0.0, dtype: torch.dtype, channels_l
 
 
 def mix(kind: str, *, dtype: torch.dtype, channels_last: bool = True) -> Call:
-    """A call of "mixup" or "cutmix"."""
+    """A call of "mixup", "cutmix", or of "both", each row one of them."""
     images = _pictures(3, dtype, channels_last)
-    if kind == "mixup":
-        mixup = ag.sample_mixup(ag.Key(0), np.arange(2))
-        return lambda: ag.mixup(images, mixup)
-    cutmix = ag.sample_cutmix(ag.Key(0), np.arange(2))
-    return lambda: ag.cutmix(images, cutmix)
+    alphas = {"mixup_alpha": float(kind != "cutmix"), "cutmix_alpha": float(kind != "mixup")}
+    params = ag.sample_mix(ag.Key(0), np.arange(2), **alphas, mode="elem", size=SIZE)
+    return lambda: ag.apply_mix(images, params)
 
 
 def mix_targets(classes: int = 1000) -> Call:
@@ -187,5 +186,7 @@ def variants() -> dict[str, Call]:
         "mixup, float32": mix("mixup", dtype=SINGLE),
         "cutmix, bfloat16": mix("cutmix", dtype=BRAIN),
         "cutmix, float32, contiguous": mix("cutmix", dtype=SINGLE, channels_last=False),
+        "cutmix or mixup, bfloat16": mix("both", dtype=BRAIN),
+        "cutmix or mixup, float32, contiguous": mix("both", dtype=SINGLE, channels_last=False),
         "mix_targets": mix_targets(),
     }

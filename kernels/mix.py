@@ -53,6 +53,7 @@ def _cutmix(
     values_ptr,  # (rows or more, PLANES, LINES, LINE) floating point, row_stride elements from one row to the next
     partner_ptr,  # (rows,) int64: rows of values
     box_ptr,  # (rows, 4) int32: x0, y0, x1, y1 in pixels
+    stay_ptr,  # (rows,) float32 in [0, 1], what is kept of a row outside its box; or None: all of it
     out_ptr,  # (rows, PLANES, LINES, LINE) of the same dtype, dense
     row_stride,
     PLANES,
@@ -86,9 +87,15 @@ def _cutmix(
     touched = across[:, None] & ((group + GROUP > left) & (group < right))[None, :]
     mask = (y < LINES)[:, None] & (x < LINE)[None, :]
     i = ((plane * LINES + y) * LINE)[:, None] + x[None, :]
+    if stay_ptr is not None:
+        stay = tl.load(stay_ptr + row)
+        touched = touched | (stay < 1)
     own = tl.load(values_ptr + row * row_stride + i, mask=mask & ~whole)
     other = tl.load(values_ptr + partner * row_stride + i, mask=mask & touched)
-    tl.store(out_ptr + row * PLANES * LINES * LINE + i, tl.where(inside, other, own), mask=mask)
+    around = own
+    if stay_ptr is not None:
+        around = tl.where(stay == 1, own, _mix(own, other, stay).to(own.dtype))
+    tl.store(out_ptr + row * PLANES * LINES * LINE + i, tl.where(inside, other, around), mask=mask)
 
 
 @triton.jit
@@ -129,10 +136,17 @@ def launch_mixup(
 
 
 def launch_cutmix(
-    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, *, out: torch.Tensor, block: int = BLOCK
+    values: torch.Tensor,
+    partner: torch.Tensor,
+    box: torch.Tensor,
+    stay: torch.Tensor | None = None,
+    *,
+    out: torch.Tensor,
+    block: int = BLOCK,
 ) -> torch.Tensor:
-    """values: (N, C, H, W), each row contiguous or channels_last. Writes and returns `out`, (len(partner), C, H, W),
-    laid out as the rows are, without gaps between them. The caller has checked every box."""
+    """values: (N, C, H, W), each row contiguous or channels_last. stay: with it rows are blended outside their boxes.
+    Writes and returns `out`, (len(partner), C, H, W), laid out as the rows are, without gaps between them. The caller
+    has checked every box."""
     if not out.numel():
         return out
     _, channels, height, width = values.shape
@@ -146,6 +160,7 @@ def launch_cutmix(
             values,
             partner,
             box,
+            stay,
             out,
             values.stride(0),
             planes,

@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 import augment_gpu as ag
+from augment_gpu import apply_mix
 from augment_gpu.ops import mix
-from augment_gpu.ops.mix import MixParams, sample_partners, shard
+from augment_gpu.ops.mix_draws import MixParams, sample_partners, shard
 from augment_gpu.testing import check_augmentation
 
 # Half a unit in the last place of a number in [0.5, 1): the result is rounded once. float32 computes λ·a + (1 − λ)·b
@@ -32,11 +33,6 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 }
 REFERENCES: dict[str, Callable[..., torch.Tensor]] = {"mixup": ag.mixup_reference, "cutmix": ag.cutmix_reference}
 kinds = pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-
-
-def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
-    """mixup or cutmix, as the parameters are."""
-    return ag.cutmix(values, params) if isinstance(params, ag.CutmixParams) else ag.mixup(values, params)
 
 
 def pictures(batch: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from augment_gpu.data.sources import Dataset, sample_name
-from augment_gpu.ops.mix import MixParams, shard
+from augment_gpu.ops.mix_draws import MixParams, shard
 from augment_gpu.pipeline import draw_mix
 from augment_gpu.ragged import RaggedBatch, as_array, as_hwc
 from augment_gpu.recipe import Recipe

@@ -4,135 +4,15 @@ Both take the images and the targets through the same parameter object, so label
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from augment_gpu.ops.boxes import within
+from augment_gpu.ops.mix_draws import CutmixParams, MixedParams, MixParams, MixupParams
 from augment_gpu.ops.operator import device_op, wants_gradient
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.upload import upload
-from augment_gpu.rng import Key, beta, uniform
-
-Mode = Literal["sample", "batch"]
-
-
-@dataclass(frozen=True, eq=False)
-class MixupParams:
-    """Row i becomes lam[i] · row i + (1 − lam[i]) · row partner[i].
-
-    partner: (B,) int64, rows of the batch. lam: (B,) float32 in [0, 1]. A batch may have more rows than B: the rest are
-    partners only, and are dropped from the result.
-    """
-
-    partner: np.ndarray
-    lam: np.ndarray
-
-    def __post_init__(self) -> None:
-        _coerce(self, partner=np.int64, lam=np.float32)
-
-    def __len__(self) -> int:
-        return len(self.partner)
-
-
-@dataclass(frozen=True, eq=False)
-class CutmixParams:
-    """Row i receives box[i] from row partner[i]; lam[i] is the share of row i that stays.
-
-    box: (B, 4) int32, x0 y0 x1 y1 in pixels, clipped to the image; lam is computed from it after clipping.
-    """
-
-    partner: np.ndarray
-    lam: np.ndarray
-    box: np.ndarray
-
-    def __post_init__(self) -> None:
-        _coerce(self, partner=np.int64, lam=np.float32, box=np.int32)
-
-    def __len__(self) -> int:
-        return len(self.partner)
-
-
-MixParams = MixupParams | CutmixParams
-
-
-def _coerce(params: MixParams, **dtypes: type) -> None:
-    """Arrays of these dtypes, from whatever was given. Raises ValueError for a share outside [0, 1]."""
-    for name, dtype in dtypes.items():
-        object.__setattr__(params, name, np.asarray(getattr(params, name), dtype=dtype))
-    if not ((params.lam >= 0) & (params.lam <= 1)).all():
-        raise ValueError(f"lam is {params.lam}; each must lie in [0, 1]")
-
-
-def sample_mixup(key: Key, index: ArrayLike, *, alpha: float = 0.2, mode: Mode = "sample") -> MixupParams:
-    """λ ~ Beta(alpha, alpha), one a sample, or one for the batch.
-
-    index: (B,) positions in the data set of the whole batch, over all ranks. Partners and λ depend on which samples
-    those are, not on their order or their distribution over ranks.
-    """
-    index = np.asarray(index, dtype=np.int64).reshape(-1)
-    return MixupParams(sample_partners(key, index), _sample_lam(key, index, alpha, mode).astype(np.float32))
-
-
-def sample_cutmix(
-    key: Key, index: ArrayLike, *, alpha: float = 1.0, size: int = 224, mode: Mode = "sample"
-) -> CutmixParams:
-    """λ ~ Beta(alpha, alpha); a box of sides √(1 − λ) · size about a centre uniform over the pixels, clipped to the
-    image; λ is then corrected to the share that the clipped box leaves. Each sample has a box of its own, or all have
-    one (mode="batch")."""
-    index = np.asarray(index, dtype=np.int64).reshape(-1)
-    lam = _sample_lam(key, index, alpha, mode)
-    side = np.trunc(size * np.sqrt(1 - lam)).astype(np.int64)
-    center = np.floor(uniform(key, _lam_index(index, mode), "mix.box", 2) * size).astype(np.int64)
-    corner = center - side[:, None] // 2
-    box = np.clip(np.concatenate([corner, corner + side[:, None]], axis=1), 0, size)
-    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    corrected = (1 - area / size**2).astype(np.float32)
-    return CutmixParams(sample_partners(key, index), corrected, box.astype(np.int32))
-
-
-def sample_partners(key: Key, index: np.ndarray) -> np.ndarray:
-    """(B,) int64: for each row the row that follows it in a random circle through the whole batch, so that nobody is
-    its own partner unless it is alone, and everybody is somebody's.
-
-    The circle is the order of the samples' keyed numbers named "order", the very numbers by which the loader shuffles:
-    partners then lie side by side in a shuffled batch, and a rank misses at most the one beyond its end.
-    """
-    circle = np.argsort(uniform(key, index, "order")[:, 0], kind="stable")
-    partner = np.empty(len(index), dtype=np.int64)
-    partner[circle] = np.roll(circle, -1)
-    return partner
-
-
-def _sample_lam(key: Key, index: np.ndarray, alpha: float, mode: Mode) -> np.ndarray:
-    return beta(key, _lam_index(index, mode), "mix.lam", alpha)
-
-
-def _lam_index(index: np.ndarray, mode: Mode) -> np.ndarray:
-    """Whose draw each row takes: its own, or the batch's, which is that of its lowest index."""
-    if mode not in ("sample", "batch"):
-        raise ValueError(f'mode is {mode!r}; it must be "sample" or "batch"')
-    return index if mode == "sample" or not len(index) else np.full_like(index, index.min())
-
-
-def shard(params: MixParams, rows: np.ndarray, local: np.ndarray) -> MixParams:
-    """The part of a batch's parameters that one rank needs.
-
-    rows: (b,) the rows of the whole batch that the rank produces. local: (n,) the rows that it holds, n >= b: `rows`
-    first, then partners from elsewhere. A row whose partner is not held stays unmixed.
-    """
-    place = np.full(len(params) + 1, -1)
-    place[local] = np.arange(len(local))
-    partner = place[params.partner[rows]]
-    missing = partner < 0
-    partner[missing] = np.flatnonzero(missing)
-    part = {"partner": partner, "lam": np.where(missing, 1, params.lam[rows]).astype(np.float32)}
-    if isinstance(params, CutmixParams):
-        return CutmixParams(**part, box=params.box[rows] * ~missing[:, None])
-    return MixupParams(**part)
 
 
 def mixup(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
@@ -158,14 +38,30 @@ def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
     return _pasted(values, partner, *box) if values.ndim == 4 else _blended(values, partner, lam)
 
 
-def cutmix_reference(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
-    """The definition of cutmix."""
+def cutmix_reference(values: torch.Tensor, params: CutmixParams | MixedParams) -> torch.Tensor:
+    """The definition of cutmix, and of apply_mix where only some rows are cut."""
     if values.ndim == 2:
         return mixup_reference(values, MixupParams(params.partner, params.lam))
     mixed = values[: len(params)].clone()
+    if isinstance(params, MixedParams):
+        mixed = mixup_reference(values, MixupParams(params.partner, params.stay))
     for i, (partner, (x0, y0, x1, y1)) in enumerate(zip(params.partner.tolist(), params.box.tolist(), strict=True)):
         mixed[i, :, y0:y1, x0:x1] = values[partner, :, y0:y1, x0:x1]
     return mixed
+
+
+def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
+    """Images (B, C, H, W) or targets (B, classes), floating point, mixed as the parameters say, which sample_mix drew:
+    mixup, cutmix, or each row its own."""
+    if isinstance(params, MixupParams):
+        return mixup(values, params)
+    if isinstance(params, CutmixParams):
+        return cutmix(values, params)
+    _check_values(values, "apply_mix")
+    if values.ndim == 2:
+        return mixup(values, MixupParams(params.partner, params.lam))
+    partner, _, *others = upload(values.device, *plan_mix(params, len(values), values.shape[2:]))
+    return _mixed(values, partner, *others) if wants_gradient(values) else run_mixed(values, partner, *others)
 
 
 def mix_targets(labels: torch.Tensor, params: MixParams, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
@@ -186,16 +82,25 @@ def mix_targets_reference(
 
 
 def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) -> list[np.ndarray]:
-    """The host part, for a batch of so many rows: partner (B,) int64, lam (B,) float32, and of cutmix, where `size`
-    (height, width) says that images are mixed, box (B, 4) int32; checked."""
+    """The host part, for a batch of so many rows: partner (B,) int64, lam (B,) float32; where `size` (height, width)
+    says that images are mixed, of cutmix also box (B, 4) int32, and of MixedParams box and stay (B,) float32."""
     if len(params) > rows or (len(params) and not 0 <= params.partner.min() <= params.partner.max() < rows):
         raise ValueError(f"there are {rows} rows to mix; the {len(params)} parameters name rows beyond them")
-    if size is None or not isinstance(params, CutmixParams):
+    if size is None or isinstance(params, MixupParams):
         return [params.partner, params.lam]
     height, width = size
     if not within(params.box, height, width, empty=True).all():
         raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
-    return [params.partner, params.lam, params.box]
+    stay = [params.stay] if isinstance(params, MixedParams) else []
+    return [params.partner, params.lam, params.box, *stay]
+
+
+def run_mix(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The device part of mixing images, by the tables of plan_mix."""
+    partner, lam, *others = tables
+    if not others:
+        return run_mixup(images, partner, lam)
+    return run_cutmix(images, partner, *others) if len(others) == 1 else run_mixed(images, partner, *others)
 
 
 def _mixed_like(values: torch.Tensor, partner: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
@@ -226,6 +131,18 @@ def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -
     from augment_gpu.kernels.mix import launch_cutmix
 
     return launch_cutmix(rows, partner, box, out=out)
+
+
+@device_op("mixed(Tensor values, Tensor partner, Tensor box, Tensor stay) -> Tensor", _mixed_like)
+def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
+    """The device part of a batch of which some rows are cut and the others blended."""
+    rows = _gapless(values)
+    out = _mixed_like(rows, partner)
+    if not runs_triton(rows.device):
+        return out.copy_(_mixed(rows, partner.to(rows.device), box.to(rows.device), stay.to(rows.device)))
+    from augment_gpu.kernels.mix import launch_cutmix
+
+    return launch_cutmix(rows, partner, box, stay, out=out)
 
 
 def _targets_like(
@@ -281,14 +198,21 @@ def _blend(
     )
 
 
-def _paste(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+def _mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
+    return _paste(values, partner, box, _blend(values, partner, stay))
+
+
+def _paste(
+    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, outside: torch.Tensor | None = None
+) -> torch.Tensor:
+    """outside: the picture around the box, by default the row's own."""
     _, _, height, width = values.shape
     x = torch.arange(width, device=values.device)
     y = torch.arange(height, device=values.device)
     left, top, right, bottom = box[:, :, None].unbind(1)
     across, down = (x >= left) & (x < right), (y >= top) & (y < bottom)
     inside = (down[:, :, None] & across[:, None, :])[:, None]
-    return torch.where(inside, values[partner], values[: len(partner)])
+    return torch.where(inside, values[partner], values[: len(partner)] if outside is None else outside)
 
 
 def _check_values(values: torch.Tensor, name: str) -> None:

@@ -17,7 +17,7 @@ from augment_gpu.data.loader import Loader
 from augment_gpu.data.sample import user_cache
 from augment_gpu.data.sources import Dataset, sample_name
 from augment_gpu.info import package_version
-from augment_gpu.ops.mix import MixParams
+from augment_gpu.ops.mix_draws import MixParams
 from augment_gpu.predict import BATCH_SIZE, placed, with_progress
 from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe
@@ -84,7 +84,8 @@ def extract_features(
         raise ValueError(f"views is {views}; it must be at least 0")
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head") and hasattr(model, "get_classifier")):
         raise ValueError(f"the model is a {type(model).__name__}; one of timm's, with forward_features, is wanted")
-    recipe = replace(recipe, mixup_alpha=0.0, cutmix_alpha=0.0, label_smoothing=0.0, num_classes=None)
+    unmixed = replace(recipe, mixup_alpha=0.0, cutmix_alpha=0.0, cutmix_minmax=None)
+    recipe = replace(unmixed, label_smoothing=0.0, num_classes=None)
     loader = Loader(
         dataset,
         batch_size,
