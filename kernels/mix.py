@@ -89,7 +89,7 @@ def _cutmix(
     i = ((plane * LINES + y) * LINE)[:, None] + x[None, :]
     if stay_ptr is not None:
         stay = tl.load(stay_ptr + row)
-        touched = touched | (stay < 1)
+        touched = tl.where(stay == 1, touched, mask)
     own = tl.load(values_ptr + row * row_stride + i, mask=mask & ~whole)
     other = tl.load(values_ptr + partner * row_stride + i, mask=mask & touched)
     around = own

@@ -12,7 +12,7 @@ from augment_gpu.integrations.timm import Mixup
 from augment_gpu.ops.mix_draws import MixParams, shard
 
 MANY = 20_000  # rows of a distribution
-DRAWN = 2_000  # of a batch's one number
+DRAWN = 5_000  # of a batch's one number
 MODES = ("elem", "pair", "batch")
 BOTH = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0}
 modes = pytest.mark.parametrize("mode", MODES)
@@ -126,7 +126,8 @@ def our_draws(mode: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     rows = 2 * MANY if mode == "pair" else MANY
     if mode == "batch":
         drawn = [ag.sample_mix(ag.Key(1, i), [0], **options, mode=mode, correct_lam=False) for i in range(DRAWN)]
-        return np.array([each.lam[0] for each in drawn]), np.array([isinstance(e, ag.CutmixParams) for e in drawn])
+        lam, cut = np.array([[each.lam[0], isinstance(each, ag.CutmixParams)] for each in drawn]).T
+        return lam, (cut == 1) & (lam < 1)
     params = ag.sample_mix(
         ag.Key(1), np.arange(rows), **options, mode=mode, correct_lam=False, partners="mirror", size=10**6
     )
