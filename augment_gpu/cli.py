@@ -420,26 +420,33 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="?", help="root/<class>/<image>; none: the built-in sample")
     parser.add_argument("-o", "--output", type=Path, default=Path("preview.png"), help="(preview.png)")
     parser.add_argument("--recipe", metavar="FILE", help="JSON with fields of Recipe (none: the default recipe)")
-    parser.add_argument("--rows", type=int, default=6, help="samples (6)")
-    parser.add_argument("--columns", type=int, default=6, help="epochs (6)")
+    parser.add_argument("--rows", type=int, help="samples (6)")
+    parser.add_argument("--columns", type=int, help="epochs (6)")
+    parser.add_argument("--gallery", action="store_true", help="every op at five strengths, in place of a recipe")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
 
 
 def _preview(given: dict[str, Any]) -> None:
     from PIL import Image
 
+    from augment_gpu.gallery import gallery
     from augment_gpu.preview import preview
     from augment_gpu.recipe import Recipe
     from augment_gpu.transfer.checkpoint import write_atomically
 
+    grid = {name: given[name] for name in ("rows", "columns") if given[name] is not None}
+    if given["gallery"] and (given["recipe"] or grid):
+        raise ValueError("--gallery shows every op; it takes no --recipe, --rows or --columns")
     recipe = Recipe.from_dict(_read_recipe(given["recipe"]) if given["recipe"] else {})
     output: Path = given["output"]
     image_format = Image.registered_extensions().get(output.suffix.lower())
     if image_format is None:
         raise ValueError(f"{output} has no ending that names an image format, such as .png")
     _check_outputs(given, "output")
-    dataset = _training_images(given["data"])
-    picture = preview(dataset, recipe, rows=given["rows"], columns=given["columns"], seed=given["seed"])
+    if given["gallery"]:
+        picture = gallery(_training_images(given["data"]) if given["data"] else None, seed=given["seed"])
+    else:
+        picture = preview(_training_images(given["data"]), recipe, seed=given["seed"], **grid)
     write_atomically(output, lambda file: picture.save(file, image_format))
     print(f"wrote {output}, {picture.width} x {picture.height}")
 

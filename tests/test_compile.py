@@ -12,7 +12,7 @@ import torch
 import augment_gpu as ag
 from augment_gpu.ops.crop import run_crop
 from augment_gpu.ops.cutout import run_cutout
-from augment_gpu.ops.mix import run_cutmix, run_mix_targets, run_mixup
+from augment_gpu.ops.mix import run_cutmix, run_mix_targets, run_mixed, run_mixup
 from augment_gpu.pipeline import Prepared
 
 PLAIN: dict[str, Any] = {"size": 32}
@@ -20,6 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "cutout, mixup": {"cutout": 12, "mixup_alpha": 0.2, "num_classes": 5, "label_smoothing": 0.1},
     "erasing by noise, cutmix": {"reprob": 1.0, "fill": "noise", "cutmix_alpha": 1.0, "num_classes": 5},
+    "mixup and cutmix": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mixup_mode": "elem", "num_classes": 5},
     "smoothing, contiguous": {"label_smoothing": 0.1, "num_classes": 5, "channels_last": False},
     "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}, "flip": "alternate"},
     "bicubic": {"crop": "scale_jitter", "short_side": (32, 48), "interpolation": "bicubic", "dtype": "bfloat16"},
@@ -127,8 +128,10 @@ def test_operators_keep_what_they_declare(name: str) -> None:
         partner, lam, *box = prepared.mix
         torch.library.opcheck(run_mixup, (images, partner, lam), test_utils=tests)
         torch.library.opcheck(run_mix_targets, (prepared.targets, partner, lam, 5, 0.1), test_utils=tests)
-        for table in box:
-            torch.library.opcheck(run_cutmix, (images, partner, table), test_utils=tests)
+        if len(box) == 1:
+            torch.library.opcheck(run_cutmix, (images, partner, *box), test_utils=tests)
+        if len(box) == 2:
+            torch.library.opcheck(run_mixed, (images, partner, *box), test_utils=tests)
 
 
 # ------------------------------------------------------------------------------------- one batch overwritten by another

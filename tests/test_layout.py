@@ -19,6 +19,7 @@ ROOMS = (
     "results",
     "evaluate",
     "predict",
+    "gallery",
     "preview",
     "info",
     "integrations",

@@ -268,7 +268,9 @@ def test_a_batch_that_is_cropped_cut_out_and_mixed_takes_four_launches(
         return launch(kernel, grid)
 
     monkeypatch.setattr(kind, "__getitem__", counted)
-    for mixed, options in (("_mixup", {"mixup_alpha": 1.0}), ("_cutmix", {"cutmix_alpha": 1.0, "fill": "noise"})):
+    both = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "mixup_mode": "elem"}
+    mixing = {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0, "fill": "noise"}, both
+    for mixed, options in zip(("_mixup", "_cutmix", "_cutmix"), mixing, strict=True):
         recipe = ag.Recipe(size=8, cutout=4, num_classes=5, label_smoothing=0.1, exact=True, **options)
         given = ag.Stage(recipe, seed=1).to(kernel_device)(pictures(), [0, 4], index=[0, 1])
         holes = "_noise_holes" if "fill" in options else "_fill_holes"
