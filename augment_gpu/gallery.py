@@ -1,7 +1,7 @@
 """A picture of every op at five strengths. What is shown of each is one line of ROWS."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,12 @@ ROWS: tuple[Row, ...] = (
     _op("perspective", "distortion_scale", 0.0, 0.25, 0.5, 0.75, 1.0, exactly=False, p=1.0),
     _every("vertical_flip"),
     _op("elastic", "alpha", 0.0, 25.0, 50.0, 100.0, 200.0),
+    _every("auto_augment", varied="epoch"),
+    _op("rand_augment", "magnitude", 2, 9, 16, 23, 30, exactly=False),
+    _every("trivial_augment_wide", varied="epoch"),
+    _op("aug_mix", "severity", 1, 3, 5, 7, 10, exactly=False),
+    replace(_op("timm_augment", "auto_augment", "rand-m9-mstd0.5-inc1", exactly=False), varied="epoch"),
+    _every("three_augment", varied="epoch"),
     Row("cutout", "side", (0.0, 0.2, 0.4, 0.6, 0.8), lambda share, side: {"cutout": round(share * side)}),
     Row("reprob", "reprob", (1.0,), lambda p, side: {"reprob": p, "fill": 0.5}, varied="epoch"),
     Row("mixup", "lam", (1.0, 0.8, 0.6, 0.4, 0.2), mix=lambda lam, side: MixupParams(np.array([1]), np.array([lam]))),
@@ -121,12 +127,13 @@ def gallery(dataset: Dataset | None = None, *, side: int = 84, seed: int = 0) ->
 
 
 def caption(row: Row) -> str:
-    """The op's name, and the option with its five values."""
-    if row.varied == "sample":
-        return f"{row.name}: five samples"
+    """The op's name, and what differs from one picture to the next."""
+    if row.varied != "strength":
+        return (
+            f"{row.name}: " + (f"{row.values[0]}, " if isinstance(row.values[0], str) else "") + f"five {row.varied}s"
+        )
     values = ", ".join(f"{value:g}" if isinstance(value, float | int) else str(value) for value in row.values)
-    option = "" if row.option == row.name else f"{row.option} "
-    return f"{row.name}: {option}{values}" + (", five epochs" if row.varied == "epoch" else "")
+    return f"{row.name}: {row.option} {values}"
 
 
 def pictures(row: Row, images: Sequence[np.ndarray], *, side: int, seed: int = 0) -> list[np.ndarray]:

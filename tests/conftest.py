@@ -2,6 +2,7 @@
 interpreter."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -176,3 +177,18 @@ def _untrained_run(
     save_checkpoint(folder / "best.pt", {"model_name": model, "model": state, **described, "metrics": rows[-1]})
     save_checkpoint(folder / "last.pt", {"model_name": model, "model": state, "metrics": list(rows)})
     return folder
+
+
+@pytest.fixture(scope="session")
+def assert_strengths() -> Callable[..., None]:
+    return _assert_strengths
+
+
+def _assert_strengths(values: np.ndarray, low: float, high: float) -> None:
+    """Of half the samples they are uniform in [low, high]; of the others, which drew nothing, 0."""
+    drawn = values[values > 0]
+    assert len(drawn) == pytest.approx(len(values) / 2, abs=5 * math.sqrt(len(values) / 4))
+    counts = np.histogram(drawn, 20, (low, high))[0]
+    assert counts.sum() == len(drawn)
+    # χ² of 19 degrees of freedom exceeds 60 with probability 4e-6
+    assert ((counts - len(drawn) / 20) ** 2 / (len(drawn) / 20)).sum() < 60

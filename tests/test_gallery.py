@@ -20,7 +20,7 @@ def images() -> list[np.ndarray]:
     found = []
     for number in range(STRENGTHS):
         y, x = np.mgrid[: 40 + 3 * number, : 50 - number]
-        planes = [(40 + 3 * x + 10 * number) % 160, 30 + y, np.where(x > y, 240, 20 + number)]
+        planes = [(60 + 3 * x + 10 * number) % 180, 30 + y, np.where(x > y, 240, 20 + number)]
         found.append(np.stack(planes, axis=2).astype(np.uint8))
     return found
 
@@ -36,14 +36,11 @@ def test_the_pictures_of_a_row_differ(row: Row, images: list[np.ndarray]) -> Non
     assert [(picture.shape, picture.dtype) for picture in found] == [((SIDE, SIDE, 3), np.uint8)] * STRENGTHS
     assert len(row.values) == (STRENGTHS if row.varied == "strength" else 1)
     distinct = len({picture.tobytes() for picture in found})
-    assert distinct == (2 if row.name == "flip" else STRENGTHS)
-    plain = Row("center", "", (None,) * STRENGTHS)
-    if row.varied == "sample":  # which of the samples an op leaves alone is not chance
-        untouched = pictures(Row("center", "", (None,), varied="sample"), images, side=SIDE)
-        assert all((one != other).any() for one, other in zip(found, untouched, strict=True))
-    else:
-        original = pictures(plain, images, side=SIDE)[0]
-        assert sum((picture != original).any() for picture in found) >= (2 if row.name == "flip" else STRENGTHS - 1)
+    assert distinct == STRENGTHS or (row.varied == "epoch" and distinct > 1)  # a policy may draw nothing twice
+    untouched = pictures(Row("center", "", (None,) * STRENGTHS, varied=row.varied), images, side=SIDE)
+    changed = sum((one != other).any() for one, other in zip(found, untouched, strict=True))
+    least = {"sample": STRENGTHS, "strength": STRENGTHS - 1, "epoch": 2}  # the third strength may be none
+    assert changed >= least[row.varied]
 
 
 def test_a_cut_is_as_large_as_its_row_says(images: list[np.ndarray]) -> None:
