@@ -138,6 +138,8 @@ def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, st
     """The device part of a batch of which some rows are cut and the others blended."""
     rows = _gapless(values)
     out = _mixed_like(rows, partner)
+    if rows.device.type == "cpu" and not runs_triton(rows.device):
+        return _mixed_by_row(rows, partner, box, stay, out)
     if not runs_triton(rows.device):
         return out.copy_(_mixed(rows, partner.to(rows.device), box.to(rows.device), stay.to(rows.device)))
     from augment_gpu.kernels.mix import launch_cutmix
@@ -200,6 +202,20 @@ def _blend(
 
 def _mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
     return _paste(values, partner, box, _blend(values, partner, stay))
+
+
+def _mixed_by_row(
+    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor, out: torch.Tensor
+) -> torch.Tensor:
+    """_mixed where the tables can be looked at: a row is read and written once, while it is in cache."""
+    tables = zip(partner.tolist(), box.tolist(), stay.tolist(), strict=True)
+    for row, (other, (x0, y0, x1, y1), share) in enumerate(tables):
+        if share == 1:
+            out[row].copy_(values[row])
+        else:
+            out[row].copy_(torch.lerp(values[other].float(), values[row].float(), share))
+        out[row, :, y0:y1, x0:x1] = values[other, :, y0:y1, x0:x1]
+    return out
 
 
 def _paste(
