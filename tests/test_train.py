@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -283,29 +284,34 @@ def test_a_recipe_of_sixteen_bits_trains_where_weights_are_float32(folder: Path,
     assert np.isfinite([metrics[0]["train_loss"], metrics[0]["val_loss"]]).all()
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(folder: Path, tmp_path: Path):
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
+    folder: Path, tmp_path: Path, run_program: Callable[..., tuple[list[int], str]]
+):
     """By SIGKILL, which nothing can prepare for, after a random number of steps; saved now after every step, now after
     epochs alone."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ["--model", "test_resnet", "--scratch", "--size", "32", "--batch-size", "5", "--epochs", "4"]
-    assert killed_after(0, "train", str(folder), "--output", str(whole), *options) == 0
+
+    def killed_after(steps: int, *arguments: str) -> int:
+        return run_program(KILLED_AFTER, str(steps), "train", *arguments)[0][0]
+
+    assert killed_after(0, str(folder), "--output", str(whole), *options) == 0
     steps = np.random.Generator(np.random.Philox(7)).integers(1, 4, 5).tolist()
     arguments = [str(folder), *options]
     for number, count in enumerate(steps):
         minutes = "0" if number % 2 == 0 else "10"
-        status = killed_after(count, "train", "--output", str(parts), "--save-minutes", minutes, *arguments)
+        status = killed_after(count, "--output", str(parts), "--save-minutes", minutes, *arguments)
         assert status == -signal.SIGKILL
         arguments = ["--resume"]
-    assert killed_after(0, "train", "--output", str(parts), "--resume") == 0
+    assert killed_after(0, "--output", str(parts), "--resume") == 0
     ends = [load_checkpoint(output / "last.pt") for output in (whole, parts)]
     assert all(torch.equal(value, ends[1]["model"][name]) for name, value in ends[0]["model"].items())
     assert rows(ends[0]["metrics"]) == rows(ends[1]["metrics"])
     assert [path.name for path in parts.iterdir() if path.name.startswith(".")] in ([], [".last.pt-"])
 
 
-def killed_after(steps: int, *arguments: str) -> int:
-    """The exit status of the command line in a process of its own, which SIGKILL ends after so many steps; 0: never."""
-    program = """
+# SIGKILL ends it after so many steps; 0: never.
+KILLED_AFTER = """
 import os, signal, sys
 import torch
 from augment_gpu.cli import main
@@ -324,9 +330,6 @@ def counted(run, stopped):
 Run._look_up = counted
 sys.exit(main(sys.argv[2:]))
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, str(steps), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True).returncode
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path):
