@@ -346,7 +346,7 @@ def test_every_filter_equals_the_reference(
     noise: Pixels, interpolation: Any, antialias: bool, taps: Any, device: str
 ) -> None:
     images = ragged(*(noise(*shape, seed=i) for i, shape in enumerate(SHAPES)), device=device)
-    assert_exact(images, five_rows(taps), size=17, interpolation=interpolation, antialias=antialias)
+    assert_exact(images, five_rows(taps), size=9, interpolation=interpolation, antialias=antialias)
 
 
 # 1: one pixel. The others lie within, at and over the edges of strips of 32 × 32.
@@ -364,9 +364,9 @@ def test_every_scale_equals_the_reference(
     noise: Pixels, scale: tuple[float, float], interpolation: Any, taps: Any, device: str
 ) -> None:
     images = ragged(noise(230, 235), device=device)
-    x, y = (11 * side for side in scale)
+    x, y = (7 * side for side in scale)
     assert_exact(
-        images, crop_of((7.3, 5.9, 7.3 + x, 5.9 + y), flip=True, taps=taps), size=11, interpolation=interpolation
+        images, crop_of((7.3, 5.9, 7.3 + x, 5.9 + y), flip=True, taps=taps), size=7, interpolation=interpolation
     )
 
 
@@ -375,7 +375,7 @@ def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolat
     """A box for each: as high as its direction wants, and as wide as its taps want, or too narrow for its window."""
     from augment_gpu.kernels.crop import paths
 
-    reach, size = (1, 5) if interpolation == "bilinear" else (2, 5)
+    reach, size = (1, 4) if interpolation == "bilinear" else (2, 5)
     known = paths(reach, channels=3)
     image = noise(31, 190)
     boxes = []
@@ -393,9 +393,9 @@ def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolat
 def test_random_boxes_equal_the_reference(noise: Pixels, seed: int, device: str) -> None:
     """Any part of images of any shape, down to slivers and up to the whole, by every filter and kind of taps."""
     random = np.random.default_rng(seed)
-    for _ in range(6):
-        channels, size = int(random.choice([1, 3, 4])), int(random.integers(1, 10))
-        shapes = random.integers(1, 26, (2, 2))
+    for _ in range(3):
+        channels, size = int(random.choice([1, 3, 4])), int(random.integers(1, 9))
+        shapes = random.integers(1, 20, (2, 2))
         images = ragged(*(noise(*shape, channels, seed=i) for i, shape in enumerate(shapes)), device=device)
         sides = np.repeat(shapes[:, ::-1], 2, axis=0)  # two rows of each image: width, height
         corners = np.sort(random.uniform(0, 1, (2, 4, 2)) ** 2, axis=0)
@@ -413,8 +413,8 @@ def test_random_boxes_equal_the_reference(noise: Pixels, seed: int, device: str)
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_shrinking_both_sides_equals_the_reference(noise: Pixels, interpolation: Any, device: str) -> None:
-    images = ragged(noise(70, 75), device=device)
-    assert_exact(images, crop_of((0.7, 1.9, 74.6, 69.5)), size=17, interpolation=interpolation)
+    images = ragged(noise(40, 43), device=device)
+    assert_exact(images, crop_of((0.7, 1.9, 42.6, 39.5)), size=9, interpolation=interpolation)
 
 
 @pytest.mark.parametrize(
@@ -427,10 +427,10 @@ def test_a_crop_far_from_every_edge_equals_the_reference(
 ) -> None:
     """2 to 8 taps a side, none of which leaves the image."""
     images = ragged(noise(90, 240), device=device)
-    side = scale * 16
+    side = scale * 9
     boxes = [(x, 9.7, x + side, 9.7 + side) for x in (10.3, 100.1)]  # to the right of one, to the left of the other
     crop = crop_of(*boxes, source=[0, 0], flip=[False, True], taps="image")
-    assert_exact(images, crop, size=16, interpolation=interpolation)
+    assert_exact(images, crop, size=9, interpolation=interpolation)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
@@ -461,10 +461,10 @@ def test_taps_in_vain_stay_inside(noise: Pixels, scale: float, device: str) -> N
     around = torch.full((1, 1, 40, 260), math.nan)
     around[:, :, :, :250] = image
     images = around.to(device)[:, :, :, :250]
-    boxes = [(250 - end - 32 * scale, 10, 250 - end, 26) for end in range(10)]
+    boxes = [(250 - end - 16 * scale, 10, 250 - end, 26) for end in range(10)]
     crop = crop_of(*boxes, source=[0] * 10, flip=np.arange(10) % 2 == 1, taps="image")
-    out = ag.crop_resize_flip(images, crop, size=32, exact=True)
-    wanted = ag.crop_resize_flip_reference(image[None], crop, size=32)
+    out = ag.crop_resize_flip(images, crop, size=16, exact=True)
+    wanted = ag.crop_resize_flip_reference(image[None], crop, size=16)
     torch.testing.assert_close(out.cpu().double(), wanted, rtol=0, atol=EXACT)
 
 
@@ -544,10 +544,10 @@ def test_dense_bytes_of_any_layout_are_torchvisions(
 def test_dense_images_give_what_ragged_ones_give(noise: Pixels, device: str) -> None:
     images = [noise(33, 47, seed=i) for i in range(3)]
     dense = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().to(device)
-    crop = crop_of((1.5, 2.25, 17.75, 19), (0, 0, 47, 33), source=[2, 0], flip=[False, True])
+    crop = crop_of((1.5, 2.25, 17.75, 19), (30, 0, 47, 13), source=[2, 0], flip=[False, True])
     for exact in (True, False):
-        first = ag.crop_resize_flip(dense, crop, size=17, exact=exact)
-        second = ag.crop_resize_flip(ragged(*images, device=device), crop, size=17, exact=exact)
+        first = ag.crop_resize_flip(dense, crop, size=9, exact=exact)
+        second = ag.crop_resize_flip(ragged(*images, device=device), crop, size=9, exact=exact)
         # A GPU runs two compilations of the kernel, one for each stride, which may fuse other multiplications.
         torch.testing.assert_close(first, second, rtol=0, atol=EXACT if device == "cuda" else 0.0)
 
@@ -744,9 +744,9 @@ def test_the_images_are_unchanged(noise: Pixels, device: str) -> None:
 
 
 def test_many_strips_equal_the_reference(noise: Pixels, kernel_device: str) -> None:
-    """At the scale of 500 × 375 to 224 × 224: sixteen strips, the last of each row and column not whole."""
-    images = ragged(noise(163, 216), device=kernel_device)
-    assert_exact(images, crop_of((9, 13, 152.4, 156.4), flip=True), size=97)
+    """At the scale of 500 × 375 to 224 × 224: nine strips, the last of each row and column not whole."""
+    images = ragged(noise(112, 155), device=kernel_device)
+    assert_exact(images, crop_of((9, 13, 105.1, 109.1), flip=True), size=65)
 
 
 @pytest.mark.parametrize("size", [224, 225])
@@ -795,7 +795,7 @@ def test_photographs_are_within_a_grey_level_of_torchvision_and_pillow(
 ) -> None:
     device = request.getfixturevalue("kernel_device") if path == "kernel" else "cpu"
     image = photo(210, 230)
-    size = 16
+    size = 9
     side = round(scale * size)
     box = (11, 7, 11 + side, 7 + side)
     options: dict[str, Any] = {"size": size, "interpolation": mode, "exact": path == "exact"}
@@ -814,11 +814,11 @@ def test_the_center_crop_is_within_a_grey_level_of_torchvisions(
     photo: Pixels, mode: Any, path: str, request: pytest.FixtureRequest
 ) -> None:
     device = request.getfixturevalue("kernel_device") if path == "kernel" else "cpu"
-    image = photo(75, 101)
-    crop = ag.center_crop_boxes([75], [101], size=33, resize=40)
-    out = ag.crop_resize_flip(ragged(image, device=device), crop, size=33, interpolation=mode)[0].cpu() * 255
+    image = photo(38, 51)
+    crop = ag.center_crop_boxes([38], [51], size=17, resize=20)
+    out = ag.crop_resize_flip(ragged(image, device=device), crop, size=17, interpolation=mode)[0].cpu() * 255
     chw = torch.from_numpy(image).permute(2, 0, 1)
-    theirs = F.center_crop(F.resize(chw, [40], TORCHVISION[mode], antialias=True), [33, 33])
+    theirs = F.center_crop(F.resize(chw, [20], TORCHVISION[mode], antialias=True), [17, 17])
     torch.testing.assert_close(out, theirs.float(), rtol=0, atol=TWO_ROUNDINGS[mode] + 0.005)  # 0.005 for float32
 
 
