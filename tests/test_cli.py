@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -425,29 +424,30 @@ def test_the_files_are_written_before_anything_is_printed(run, photos, tmp_path,
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_a_pipe_that_nobody_reads_ends_it_quietly(run, photos, tmp_path, command):
-    read, write = os.pipe()
-    os.close(read)
+def test_a_pipe_that_nobody_reads_ends_it_quietly(run, photos, tmp_path, run_program, command):
+    program = """
+import os, runpy
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+runpy.run_module("augment_gpu", run_name="__main__")
+"""
     arguments = [command, run, photos / "val", "--device", "cpu", "--json", tmp_path / "a.json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "augment_gpu", *map(str, arguments)], stdout=write, stderr=subprocess.PIPE, check=False
-    )
-    os.close(write)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert run_program(program, *map(str, arguments)) == ([141], "")
     assert json.loads((tmp_path / "a.json").read_text())
 
 
-def test_a_character_that_the_output_cannot_show_is_escaped(run, photos, tmp_path):
+def test_a_character_that_the_output_cannot_show_is_escaped(run, photos, tmp_path, run_program):
+    program = """
+import runpy, sys
+sys.stdout.reconfigure(encoding="ascii")
+runpy.run_module("augment_gpu", run_name="__main__")
+"""
     picture = shutil.copy(photos / "val" / "light" / "0.png", tmp_path / "é.png")
     arguments = ["predict", run, picture, "--device", "cpu", "--csv", tmp_path / "a.csv"]
-    done = subprocess.run(
-        [sys.executable, "-m", "augment_gpu", *map(str, arguments)],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\xe9.png" in done.stdout
+    statuses, written = run_program(program, *map(str, arguments))
+    assert statuses == [0]
+    assert r"\xe9.png" in written
     assert "é.png" in (tmp_path / "a.csv").read_text(encoding="utf-8")
 
 
