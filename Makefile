@@ -20,9 +20,9 @@ demo: venv
 		--recipe docs/demo-recipe.json --output demo/run
 	$(BIN)/augment-gpu preview --recipe docs/demo-recipe.json --output demo/preview.png
 
-# A file of tests stays in one process, which shares its fixtures.
+# A file of tests stays in one process, which shares its fixtures; the files begin in the order of tests/conftest.py.
 test: venv
-	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The figures of every kernel, each compiled anew for every GPU; of them `make test` compiles those that changed.
 figures: venv

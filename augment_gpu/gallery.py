@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from augment_gpu.data.sample import draw_sample
 from augment_gpu.data.sources import Dataset
 from augment_gpu.ops.mix_draws import CutmixParams, MixParams, MixupParams
-from augment_gpu.ragged import RaggedBatch, as_array
+from augment_gpu.ragged import RaggedBatch, as_array, as_hwc
 from augment_gpu.recipe import Recipe
 from augment_gpu.rng import Key, uniform
 from augment_gpu.stage import Stage
@@ -62,7 +62,7 @@ def _twist(option: str, *values: float) -> Row:
 
 def _square(share: float, side: int) -> CutmixParams:
     """The partner's middle over the picture, of which `share` stays."""
-    edge = round(side * (1 - np.sqrt(1 - share)) / 2)
+    edge = int(side * (1 - np.sqrt(1 - share)) / 2)
     box = np.array([[edge, edge, side - edge, side - edge]])
     return CutmixParams(np.array([1]), np.array([share]), box)
 
@@ -111,8 +111,10 @@ ROWS: tuple[Row, ...] = (
 
 def gallery(dataset: Dataset | None = None, *, side: int = 84, seed: int = 0) -> Image.Image:
     """Every row of ROWS, in pictures of side × side, of five samples drawn at random; None: of the built-in ones."""
-    if side < 8:
-        raise ValueError(f"side is {side}; it must be at least 8")
+    if side < 24:  # elastic's kernel is 41 pixels wide
+        raise ValueError(f"side is {side}; it must be at least 24")
+    if dataset is not None and not len(dataset):
+        raise ValueError("the data set is empty; the gallery shows pictures of it")
     images = _builtin() if dataset is None else _drawn(dataset, seed)
     rows_high = -(-len(ROWS) // _BLOCKS)
     step, across = side + _TEXT + _GAP, STRENGTHS * (side + _GAP) + 3 * _GAP
@@ -159,4 +161,5 @@ def _builtin() -> list[np.ndarray]:
 
 def _drawn(dataset: Dataset, seed: int) -> list[np.ndarray]:
     numbers = np.argsort(uniform(Key(seed), np.arange(len(dataset)), "preview")[:, 0])
-    return [as_array(dataset[int(numbers[i % len(numbers)])][0]) for i in range(STRENGTHS)]
+    drawn = [as_hwc(as_array(dataset[int(numbers[i % len(numbers)])][0]), "image").numpy() for i in range(STRENGTHS)]
+    return [np.broadcast_to(image, (*image.shape[:2], 3)) for image in drawn]  # grey in three channels: ops need them

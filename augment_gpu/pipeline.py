@@ -33,12 +33,26 @@ from augment_gpu.rng import Key
 @dataclass(frozen=True, eq=False)
 class Draws:
     """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order; of a
-    callable its seed."""
+    callable its seed. recipe: whose draws they are; None of some that were made by hand. training: whether mixing
+    follows, if the recipe mixes."""
 
     crop: CropParams
     twist: ColorTwistParams | None = None
     ops: tuple[Any, ...] = ()
     holes: tuple[CutoutParams, ...] = ()
+    recipe: Recipe | None = None
+    training: bool = True
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raises ValueError for a recipe of another size or other ops than these draws are of."""
+        made = recipe if self.recipe is None else self.recipe
+        if made is not recipe and (made.size, made.ops) != (recipe.size, recipe.ops):
+            raise ValueError(
+                f"draws are of a recipe of size {made.size} with ops {made.ops}; "
+                f"the recipe has size {recipe.size} and ops {recipe.ops}"
+            )
+        if self.ops and len(self.ops) != len(recipe.ops):
+            raise ValueError(f"draws are of {len(self.ops)} ops; the recipe has {len(recipe.ops)}")
 
 
 def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths: ArrayLike) -> Draws:
@@ -54,7 +68,7 @@ def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths:
         sample_foreign(key, index, place) if callable(op) else OPS[op[0]][0](key, index, **op[1])
         for place, op in enumerate(recipe.ops)
     )
-    return Draws(_draw_crop(recipe, key, index, heights, widths), twist, ops, tuple(holes))
+    return Draws(_draw_crop(recipe, key, index, heights, widths), twist, ops, tuple(holes), recipe)
 
 
 def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> CropParams:
@@ -68,7 +82,8 @@ def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, 
 
 def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> Draws:
     """The evaluation view: short side to `evaluation_resize`, central crop, nothing random."""
-    return Draws(center_crop_boxes(heights, widths, recipe.size, recipe.evaluation_resize))
+    crop = center_crop_boxes(heights, widths, recipe.size, recipe.evaluation_resize)
+    return Draws(crop, recipe=recipe, training=False)
 
 
 def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:
@@ -156,6 +171,7 @@ def prepare(
     mix: MixParams | None = None,
 ) -> Prepared:
     """The host part: draws checked and turned into tables, all of them sent to the images' device in one copy."""
+    draws.check_recipe(recipe)
     size = recipe.size
     places = check_crop(images, draws.crop, size, recipe.interpolation)
     channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]

@@ -237,7 +237,11 @@ class Recipe:
                 raise ValueError(f"ops names {name!r}; known are {', '.join(OPS)}")
             if names.count(name) > 1:
                 raise ValueError(f"ops names {name!r} twice; both would draw the same numbers")
-            _check_options(name, OPS[name][0], options)
+            params = _check_options(name, OPS[name][0], options)
+            try:
+                OPS[name][1](torch.empty(0, 3, self.size, self.size), params)  # whose kernel may be too large for it
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
         if self.color_twist is not None:
             _check_options("color_twist", sample_color_twist, self.color_twist)
 
@@ -287,8 +291,8 @@ def _pair(op: Any) -> tuple[str, dict[str, Any]]:
         return "timm_augment", {"auto_augment": op}
     if isinstance(op, str) or not isinstance(op, Sequence) or len(op) != 2 or not isinstance(op[1], Mapping):
         raise ValueError(
-            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), '
-            'strings of timm\'s, such as "rand-m9", or callables'
+            f'ops holds {op!r}; wanted (name, options) pairs, such as ("gaussian_blur", {{}}), callables, or strings '
+            f"of timm's, such as rand-m9; those begin with {', '.join(TIMM_STRINGS)}, and names are {', '.join(OPS)}"
         )
     return op[0], _options(op[1])
 
@@ -298,13 +302,14 @@ def _options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-def _check_options(name: str, sample: Callable[..., Any], options: Mapping[str, Any]) -> None:
+def _check_options(name: str, sample: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """The parameters of no sample. Raises ValueError, naming op and option, for what the op does not take."""
     known = list(inspect.signature(sample).parameters)[2:]
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; known are {', '.join(known)}")
     try:
-        sample(Key(0), [], **options)  # the sampler checks its own ranges
+        return sample(Key(0), [], **options)  # the sampler checks its own ranges
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 

@@ -17,9 +17,11 @@ def two_views(method: Literal["byol", "simclr"] = "byol", **fields: Any) -> tupl
     ICML 2020, at strength 1). A stage of each, with the same seed, index and epoch, gives each view draws of its own,
     since the recipes differ in `view`. fields: of both recipes, such as size.
 
-    Raises ValueError for an unknown method."""
+    Raises ValueError for an unknown method, and for the field `view`."""
     if method not in _VIEWS:
         raise ValueError(f"method is {method!r}; known are {', '.join(_VIEWS)}")
+    if "view" in fields:
+        raise ValueError(f"view is {fields['view']}; the two recipes differ in it, and set it themselves")
     first, second = (
         Recipe(
             **{
@@ -29,8 +31,9 @@ def two_views(method: Literal["byol", "simclr"] = "byol", **fields: Any) -> tupl
                     ("gaussian_blur", {"p": blur}),
                     ("solarize", {"p": solarize}),
                 ),
-                "view": view,
+                "interpolation": "bicubic",
                 **fields,
+                "view": view,
             }
         )
         for view, (blur, solarize, strengths) in enumerate(_VIEWS[method])

@@ -134,6 +134,8 @@ class Stage(nn.Module):
         drawn."""
         if not self.training:
             return None
+        if count and index is None and self.recipe.flip == "alternate":
+            raise ValueError('flip is "alternate", every other epoch of a sample: it needs index, and epoch')
         index = self._number(count) if index is None else np.asarray(index, dtype=np.int64)
         if index.shape != (count,):
             raise ValueError(f"index has shape {index.shape} for {count} images; wanted one position a sample")

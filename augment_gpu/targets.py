@@ -16,14 +16,16 @@ from augment_gpu.ops.foreign import name_of
 from augment_gpu.ops.geometry import affine_matrix, perspective_matrix, vertical_flip_matrix
 from augment_gpu.ops.mask import checked_mask, moved_mask
 from augment_gpu.ops.motion import Motion, crop_motion, elastic_motion, in_picture, projective_motion
+from augment_gpu.ops.policy import AugMixParams, movement
 from augment_gpu.ops.polygon import areas, clipped, envelopes, rectangles, subdivided
 from augment_gpu.pipeline import Draws
 from augment_gpu.recipe import Recipe
 
 Values = Sequence[Any] | torch.Tensor | np.ndarray  # of each image what NumPy or torch make an array of
 
-# The ops that move pixels, each with its matrices for (parameters, size); elastic, which has none; and those that do
-# not. One that is in neither place is refused.
+# The ops that move pixels, each with its matrices for (parameters, size); those that do not; elastic, which has no
+# matrix; and policies, whose every place has one. What is none of these is refused, and so is AugMix, which shows
+# several copies of a picture at once.
 _MATRICES: dict[str, Callable[..., np.ndarray]] = {
     "affine": affine_matrix,
     "rotate": affine_matrix,
@@ -44,7 +46,9 @@ _STILL = {
     "sharpness",
     "gaussian_noise",
     "jpeg",
+    "three_augment",
 }
+_POLICIES = {"auto_augment", "rand_augment", "trivial_augment_wide", "timm_augment"}
 
 # How much of a box's area may seem to be lost when nothing is: what elastic's search for a point's place makes.
 _AREA = 1e-3
@@ -89,7 +93,8 @@ def move_boxes(
     half of the field's sigma, within some hundredths of a pixel of the edge for the default field.
 
     Raises ValueError, naming the argument, for boxes of another shape or without order, another number of images or
-    labels; and naming the op for a recipe that holds a callable or an op that is not known here, or mixes images.
+    labels; and naming the op for draws of training by a recipe that holds a callable, AugMix, or an op that is not
+    known here, or mixes images.
     """
     if not 0 <= min_size < np.inf:
         raise ValueError(f"min_size is {min_size}; it must be at least 0")
@@ -138,7 +143,9 @@ def move_keypoints(
     keypoints: of each image (N, 2) or (N, K, 2) x y, or an empty list. visibility: of each image (N,) or (N, K), of
     which 0 (COCO) and False say that there is no point. A point that the crop or an op moves out of sight is not
     visible, and stays so. elastic's field is inverted to 1e-4 pixels where it is one-to-one; one of alpha above about
-    4 sigma² folds here and there and shows a point in several places, of which one is given. draws, and what is raised:
+    4 sigma² folds here and there and shows a point in several places, of which one is given. A point keeps its place in
+    the array: where left and right have places of their own, they are to be swapped in the images of draws.crop.flip,
+    and of a vertical flip. draws, and what is raised:
     see move_boxes.
     """
     motions, given = _motions(draws, recipe), _arrays("keypoints", keypoints, draws, 2)
@@ -185,14 +192,22 @@ def move_masks(masks: Values, draws: Draws, recipe: Recipe, *, fill: float = 0) 
 
 def _motions(draws: Draws, recipe: Recipe) -> list[Motion]:
     """What moves pixels, in order: the crop, then the ops that were drawn."""
-    if recipe.mixes:
+    draws.check_recipe(recipe)
+    if recipe.mixes and draws.training:
         raise ValueError("the recipe mixes images (mixup_alpha, cutmix_alpha), whose boxes and masks are not followed")
     motions, size = [crop_motion(draws.crop, recipe.size)], (recipe.size, recipe.size)
     for op, params in zip(recipe.ops, draws.ops, strict=True) if draws.ops else ():
         name = name_of(op) if callable(op) else op[0]
-        if callable(op) or name not in {*_MATRICES, *_STILL, "elastic"}:
+        if name == "aug_mix" or isinstance(params, AugMixParams):
+            raise ValueError(f"ops holds {name}, which shows several copies of a picture at once, each moved elsewhere")
+        if callable(op) or name not in {*_MATRICES, *_STILL, *_POLICIES, "elastic"}:
             raise ValueError(f"ops holds {name}, of which it is not known where it moves pixels to")
-        if name in _MATRICES:
+        if name in _POLICIES:
+            motions += [
+                projective_motion(movement(number, magnitude, *size))
+                for number, magnitude in zip(params.op.T, params.magnitude.T, strict=True)
+            ]
+        elif name in _MATRICES:
             motions.append(projective_motion(_MATRICES[name](params, size)))
         elif name == "elastic":
             motions.append(elastic_motion(params, size))
@@ -222,6 +237,9 @@ def _checked_boxes(boxes: Values, draws: Draws) -> list[np.ndarray]:
     """Of each image (N, 4) float64. Raises ValueError, naming what is wrong."""
     given = _arrays("boxes", boxes, draws, 4)
     for image, part in enumerate(given):
+        layout = getattr(getattr(boxes[image], "format", None), "value", "XYXY")  # of torchvision's BoundingBoxes
+        if layout != "XYXY":
+            raise ValueError(f"boxes[{image}] are {layout}; wanted XYXY")
         if part.ndim != 2:
             raise ValueError(f"boxes[{image}] has shape {part.shape}; wanted (N, 4)")
         good = (part[:, :2] <= part[:, 2:]).all(axis=1)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench_features import KIND as FEATURES_KIND
+from bench_policies import KIND as POLICIES_KIND
+from bench_policies import table as policies_table
 from bench_tta import KIND as COST_KIND
 from common import RESULTS, slug
 from cpu_table import KIND as CPU_KIND
@@ -32,6 +34,7 @@ NO_CPU_RESULT = "No CPU result has been recorded yet; `make bench` measures it."
 NO_TTA_COST = "No result has been recorded yet; `benchmarks/bench_tta.py` measures it."
 NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` measures it."
 NO_TRANSFER_RESULT = "No result has been recorded yet; `benchmarks/transfer_study.py` measures it."
+NO_POLICIES_RESULT = "No result has been recorded yet; `benchmarks/bench_policies.py` measures it."
 NO_FEATURES_RESULT = "No result has been recorded yet; `benchmarks/bench_features.py` measures it."
 
 
@@ -182,6 +185,21 @@ def features_section(path: Path | None) -> str:
     return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
+def policies_section(path: Path | None) -> str:
+    """What stands between the markers of bench_policies.py's figures."""
+    if path is None:
+        return NO_POLICIES_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    text = (
+        f"On {found['machine']['processor']}, {found['date']}, with two ops at magnitude 9 on {found['batch']} "
+        f"pictures of {found['size']} × {found['size']}, drawing all of them takes "
+        f"{1e3 * found['draw_seconds']['median']:.2f} ms; from uint8 pictures to a float32 batch, and by the op alone, "
+        "torchvision's from uint8 to uint8 and ours from floats to floats (`python benchmarks/bench_policies.py`; "
+        f"`benchmarks/results/{path.name}`):"
+    )
+    return "\n\n".join([textwrap.fill(text, 120, break_on_hyphens=False), policies_table(found)])
+
+
 # What README has between <!-- name:begin --> and <!-- name:end -->, of the results in a folder.
 PARTS: dict[str, Callable[[Path], str]] = {
     "gpu-report": lambda folder: section(newest_result(folder)),
@@ -189,6 +207,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "tta-study": lambda folder: tta_section(newest_result(folder, TTA_KIND)),
     "tta-cost": lambda folder: tta_cost_section(newest_result(folder, COST_KIND)),
     "transfer-study": lambda folder: transfer_section(newest_result(folder, TRANSFER_KIND)),
+    "policies-bench": lambda folder: policies_section(newest_result(folder, POLICIES_KIND)),
     "features-bench": lambda folder: features_section(newest_result(folder, FEATURES_KIND)),
 }
 

@@ -22,7 +22,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "erasing by noise, cutmix": {"reprob": 1.0, "fill": "noise", "cutmix_alpha": 1.0, "num_classes": 5},
     "mixup and cutmix": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mixup_mode": "elem", "num_classes": 5},
     "smoothing, contiguous": {"label_smoothing": 0.1, "num_classes": 5, "channels_last": False},
-    "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}, "flip": "alternate"},
+    "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}},
     "bicubic": {"crop": "scale_jitter", "short_side": (32, 48), "interpolation": "bicubic", "dtype": "bfloat16"},
 }
 LABELS = [0, 3, 4]

@@ -63,8 +63,15 @@ def test_the_picture_repeats_and_fits_its_rows(images: list[np.ndarray]) -> None
     assert picture.ndim == 3
     assert (picture == np.asarray(gallery(Two(), side=SIDE))).all()
     assert (picture[-3:] == 255).all()
-    with pytest.raises(ValueError, match="side is 7"):
-        gallery(Two(), side=7)
+    with pytest.raises(ValueError, match="side is 23; it must be at least 24"):
+        gallery(Two(), side=23)
+    with pytest.raises(ValueError, match="the data set is empty"):
+        gallery([])
+
+
+def test_grey_images_and_an_odd_side_make_one_too(images: list[np.ndarray]) -> None:
+    grey = [(image[:, :, 0], 0) for image in images]
+    assert gallery(grey, side=27).width == gallery(side=27).width
 
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -346,8 +346,9 @@ def test_other_tensors_are_refused(name: str, images: torch.Tensor) -> None:
 
 @warps
 def test_a_filling_for_another_number_of_channels_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"fill is \(0.1, 0.2\); wanted a number, or one for each of 3 channels"):
-        OPS[name][1](smooth(2), sampler(name, fill=(0.1, 0.2))(ag.Key(0), [0, 1]))
+    params = sampler(name, fill=(0.1, 0.2, 0.3, 0.4))(ag.Key(0), [0, 1])
+    with pytest.raises(ValueError, match=r"fill is \(0.1, .*\); wanted a number, or one for each of 3 channels"):
+        OPS[name][1](smooth(2), params)
 
 
 NAN, INF = math.nan, math.inf

@@ -326,6 +326,8 @@ def test_the_tables_of_elem_mode_have_the_same_shapes_for_every_batch() -> None:
         ({"cutmix_minmax": (0.2, 1.5)}, "cutmix_minmax is"),
         ({"prob": 1.5}, "prob is 1.5; it must lie in"),
         ({"switch_prob": math.nan}, "switch_prob is nan"),
+        ({"mixup_alpha": "a"}, "mixup_alpha is 'a'; it must be at least 0"),
+        ({"prob": None}, "prob is None; it must lie in"),
         ({"mode": "half"}, "mode is 'half'; it must be one of sample, elem, pair, batch"),
     ],
 )
@@ -347,7 +349,19 @@ def test_bad_fields_of_a_recipe_are_named() -> None:
         ag.Recipe(cutmix_minmax=(0.2, 0.8))
 
 
+def test_labels_of_one_column_are_class_numbers() -> None:
+    images, labels = row_pictures(6), torch.arange(6) % 4
+    for one, other in zip(
+        Mixup(num_classes=4)(images, labels), Mixup(num_classes=4)(images, labels[:, None]), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
 def test_bad_targets_are_named() -> None:
+    with pytest.raises(ValueError, match=r"x has shape \(3, 8, 8\); wanted \(B, C, H, W\)"):
+        Mixup()(torch.rand(3, 8, 8), torch.arange(3))
+    with pytest.raises(ValueError, match=r"num_classes is 5.0; wanted a whole number"):
+        Mixup(num_classes=5.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there are 3 targets for 2 images"):
         Mixup()(row_pictures(2), torch.arange(3))
     with pytest.raises(ValueError, match=r"wanted \(2, 4\)"):

@@ -265,7 +265,7 @@ def test_trivial_augments_draws_are_torchvisions() -> None:
     for name in ("ShearX", "TranslateY", "Rotate", "Color", "Posterize", "Solarize"):
         magnitudes, signed = space[name]
         table = np.asarray(magnitudes(31, 200, 200), dtype=np.float64)
-        table = np.trunc(table + 1e-5) if name == "TranslateY" else table  # int(magnitude)
+        table = np.trunc(table) if name == "TranslateY" else table  # int(magnitude)
         wanted = np.concatenate([table, -table]) if signed else table
         values, shares = np.unique(wanted.round(4), return_counts=True)
         drawn = params.magnitude[params.op == number[name]]
@@ -322,6 +322,33 @@ def test_aug_mixs_draws_are_torchvisions(all_ops: bool) -> None:
     assert params.weight[:, 0].var() == pytest.approx(1 / 12, rel=0.03)
     np.testing.assert_allclose(params.weight.mean(axis=0), [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=5e-3)
     assert params.weight[:, 2].var() == pytest.approx(1 / 36, rel=0.05)
+
+
+@pytest.mark.parametrize("magnitude", range(31))
+def test_solarize_at_every_bin_is_torchvisions(magnitude: int) -> None:
+    """Thresholds fall on grey levels, which a last bit takes to either side."""
+    levels = torch.arange(256).view(1, 1, 16, 16).to(torch.float32) / 255
+    threshold = v2.RandAugment(magnitude=magnitude)._AUGMENTATION_SPACE["Solarize"][0](31, 0, 0)[magnitude].item()  # type: ignore[index, misc]
+    params = ag.sample_rand_augment(ag.Key(0), np.arange(400), num_ops=1, magnitude=magnitude)
+    row = int(np.flatnonzero(params.op[:, 0] == NUMBER["solarize"])[0])
+    one = ag.PolicyParams(params.op[[row]], params.magnitude[[row]])
+    assert torch.equal(ag.rand_augment(levels, one), v2.functional.solarize(levels, threshold))
+
+
+def test_no_op_at_all_leaves_the_images_alone(pictures: Callable[..., torch.Tensor]) -> None:
+    images = pictures(3).float() / 255
+    assert ag.timm_augment(images, ag.sample_timm_augment(ag.Key(0), np.arange(3), auto_augment="rand-n0")) is images
+    assert ag.rand_augment(images, ag.sample_rand_augment(ag.Key(0), np.arange(3), num_ops=0)) is images
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (1, 1), (40, 3)])
+def test_blur_of_small_images_has_the_kernel_that_fits(height: int, width: int) -> None:
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    params = alike("gaussian_blur", 1.5, rows=2)
+    blurred = ag.timm_augment(images, params)
+    torch.testing.assert_close(blurred, ag.timm_augment_reference(images, params), rtol=0, atol=1e-5)
+    kernel = [2 * min(height, width) - 1] * 2
+    torch.testing.assert_close(blurred, v2.functional.gaussian_blur(images, kernel, [1.5, 1.5]), rtol=0, atol=1e-5)
 
 
 def test_a_chains_depth_can_be_given() -> None:
@@ -466,10 +493,17 @@ def test_three_augment_wants_three_channels() -> None:
 def test_byols_two_views() -> None:
     recipes = ag.two_views("byol", size=24)
     assert [recipe.view for recipe in recipes] == [0, 1]
+    assert [recipe.interpolation for recipe in recipes] == ["bicubic", "bicubic"]
+    assert ag.two_views("byol", interpolation="bilinear")[1].interpolation == "bilinear"
     options = [dict(recipe.ops) for recipe in recipes if all(not callable(op) for op in recipe.ops)]  # type: ignore[arg-type]
     assert [(view["gaussian_blur"]["p"], view["solarize"]["p"]) for view in options] == [(1.0, 0.0), (0.1, 0.2)]
     jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "p": 0.8}
     assert all(view["color_jitter"] == jitter and view["grayscale"] == {"p": 0.2} for view in options)
+
+
+def test_a_view_is_no_field_of_two_views() -> None:
+    with pytest.raises(ValueError, match="view is 3; the two recipes differ in it"):
+        ag.two_views("byol", view=3)
 
 
 def test_views_have_draws_of_their_own_and_are_replayed(photo: Callable[..., np.ndarray]) -> None:
@@ -542,7 +576,8 @@ def test_a_string_that_is_not_understood_says_what_is(config: str, said: str) ->
 
 
 def test_a_string_that_is_not_timms_is_no_op() -> None:
-    with pytest.raises(ValueError, match=r"^ops holds 'gaussian_blur'; .* strings of timm's, such as"):
+    said = "^ops holds 'gaussian_blur'; .* strings of timm's, .* begin with rand, augmix, .* names are color_jitter, "
+    with pytest.raises(ValueError, match=said):
         ag.Recipe(ops=("gaussian_blur",))  # type: ignore[arg-type]
 
 

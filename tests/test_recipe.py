@@ -250,11 +250,32 @@ def test_an_op_may_stand_only_once() -> None:
         ("gaussian_blur", {"sigma": (2, 1)}, "sigma is"),
         ("color_jitter", {"hue": 0.6}, "hue is 0.6"),
         ("color_jitter", {"brightness": -1}, "brightness is -1"),
+        ("color_jitter", {"brightness": "a"}, "brightness is 'a'; wanted a number or"),
+        ("color_jitter", {"p": "a"}, "p is 'a'; a probability"),
+        ("rotate", {"fill": 128}, r"fill is 128; it must lie in \[0, 1\]"),
+        ("rotate", {"fill": (0.1, 0.2)}, r"fill is \(0.1, 0.2\); wanted a number, or one per channel"),
+        ("rand_augment", {"fill": None}, "fill is None; wanted a number"),
+        ("rand_augment", {"num_ops": "x"}, "num_ops is 'x'; wanted a whole number"),
+        ("rand_augment", {"magnitude": None}, "magnitude is None; wanted a whole number"),
     ],
 )
 def test_an_option_out_of_range_is_refused_when_the_recipe_is_made(op: str, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ag.Recipe(ops=((op, options),))
+
+
+@pytest.mark.parametrize("op", ["gaussian_blur", "three_augment", "elastic"])
+def test_a_kernel_too_large_for_the_pictures_is_refused_when_the_recipe_is_made(op: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{op}: .* images of \(8, 8\) are too small for it"):
+        ag.Recipe(size=8, resize=8, ops=((op, {}),))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_no_op_looks_at_what_lies_on_the_device(name: str) -> None:
+    """It would wait for it there. A meta tensor has no values: to look at one raises."""
+    params = OPS[name][0](ag.Key(0), np.arange(40))
+    images = torch.empty(40, 3, 48, 48, device="meta")
+    assert OPS[name][1](images, params).shape == images.shape
 
 
 def test_a_name_that_no_recipe_has_is_refused_with_the_known_names() -> None:
@@ -480,6 +501,10 @@ def test_resize_and_center_crop_give_torchvisions_picture(
         (
             lambda m: [m.RandomResizedCrop(32), m.RandomRotation(5, LINEAR), m.RandomHorizontalFlip()],
             "RandomHorizontalFlip stands after RandomRotation",
+        ),
+        (
+            lambda m: [m.RandomResizedCrop(32), m.RandAugment(), m.RandomHorizontalFlip()],
+            "RandomHorizontalFlip stands after RandAugment",
         ),
         (
             lambda m: [m.RandomResizedCrop(32), m.RandAugment(interpolation=InterpolationMode.BICUBIC)],

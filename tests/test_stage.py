@@ -533,6 +533,15 @@ def test_two_processes_of_torch_distributed_number_their_samples_apart(tmp_path:
     assert numbers == [[[0, 1, 2], [6, 7, 8], [12, 13]], [[3, 4, 5], [9, 10, 11], [14, 15]]]
 
 
+def test_an_alternating_flip_must_be_told_which_sample_it_is() -> None:
+    stage = ag.Stage(recipe(flip="alternate"))
+    with pytest.raises(ValueError, match='flip is "alternate", every other epoch of a sample: it needs index'):
+        stage(noise(2))
+    with pytest.raises(ValueError, match='flip is "alternate"'):
+        next(iter(stage.wrap([(noise(2), [0, 1])])))
+    assert len(stage.eval()(noise(2))[0]) == 2
+
+
 # ---- wrap
 
 

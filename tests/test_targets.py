@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 import augment_gpu as ag
 from augment_gpu.ops.elastic import elastic_field
 from augment_gpu.ops.motion import elastic_motion
+from augment_gpu.ops.policy import POLICY_OPS, PolicyParams
 from augment_gpu.recipe import OPS
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -32,6 +34,12 @@ MOVES: dict[str, dict[str, Any]] = {
     "vertical_flip": {"p": 0.6},
     "elastic": {"alpha": 20.0, "sigma": 3.0, "p": 0.8},
 }
+POLICIES: dict[str, dict[str, Any]] = {
+    "auto_augment": {"interpolation": "bilinear"},
+    "rand_augment": {"interpolation": "bilinear", "num_ops": 3, "magnitude": 15},
+    "trivial_augment_wide": {"interpolation": "bilinear"},
+    "timm_augment": {"auto_augment": "rand-m9-n3-p1-mstd1", "fill": 0.0},
+}
 # Alone; and all of them, among ops that move nothing.
 GENTLE = ("affine", {"degrees": 20, "scale": (0.8, 1.0)}), ("perspective", {"distortion_scale": 0.3})
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,7 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "crop, bicubic, mirrored": {"interpolation": "bicubic", "flip": 1.0},
     "scale jitter": {"crop": "scale_jitter", "short_side": (SIZE, 90)},
     "center": {"crop": "center", "flip": "alternate"},
-    **{name: {"ops": ((name, options),)} for name, options in MOVES.items()},
+    **{name: {"ops": ((name, options),)} for name, options in (MOVES | POLICIES).items()},
     "everything": {
         "scale": (0.5, 1.0),
         "color_twist": {"brightness": 0.2},
@@ -70,7 +78,16 @@ def pictures(images: list[np.ndarray], made: ag.Recipe, training: bool = True) -
     stage = ag.Stage(made, seed=3).train(training)
     batch = ag.RaggedBatch.from_images([np.repeat(image[:, :, None], 3, axis=2) for image in images])
     draws = stage.draw(batch, index=np.arange(len(images)), epoch=1)
+    draws = replace(draws, ops=tuple(moves_of(params) for params in draws.ops))
     return stage(batch, draws=draws)[0][:, 1].numpy(), draws
+
+
+def moves_of(params: Any) -> Any:
+    """Of a policy the ops that move pixels: of dots and patches equalize and invert would leave nothing."""
+    if not isinstance(params, PolicyParams):
+        return params
+    moves = [number for number, name in enumerate(POLICY_OPS) if name.startswith(("shear", "translate", "rotate"))]
+    return replace(params, op=np.where(np.isin(params.op, moves), params.op, POLICY_OPS.index("identity")))
 
 
 def drawn(box: Any, flip: bool = False, taps: Any = "box", *ops: Any) -> Any:
@@ -167,7 +184,7 @@ def test_a_mask_goes_where_the_pixels_go(options: dict[str, Any], training: bool
     ops = [
         (name, given if name == "vertical_flip" else {**given, "fill": 0.5})
         for name, given in options.get("ops", ())
-        if name in MOVES
+        if name in MOVES | POLICIES
     ]
     made = recipe(**{**options, "color_twist": None, "ops": tuple(ops)})
     seen, draws = pictures([255 * image for image in images], made, training)
@@ -210,14 +227,15 @@ def test_after_the_crop_masks_are_those_of_nearest(taps: str) -> None:
         assert (np.stack(moved) == (wanted[:, 0] * 255).round().byte().numpy()).all()
 
 
-@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("name", MOVES | POLICIES)
 def test_keypoints_masks_and_boxes_agree(name: str) -> None:
     """On an image of the output's size, uncropped: 49 points as 49 pixels of a mask, and as boxes of one pixel, which
     stay within a pixel of each other, shrunk to nothing or spread over several pixels as they may be."""
     y, x = (place.ravel() for place in np.mgrid[4:60:9, 4:60:9])
     mask = np.zeros((len(x), SIZE, SIZE), dtype=bool)
     mask[np.arange(len(x)), y, x] = True
-    made = recipe(ops=((name, {**MOVES[name], "p": 1.0}),))
+    always = {} if name == "timm_augment" else {"p": 1.0}
+    made = recipe(ops=((name, {**(MOVES | POLICIES)[name], **always}),))
     for sample in range(4):
         draws = drawn([0, 0, SIZE, SIZE], sample % 2 == 1, "box", OPS[name][0](ag.Key(1), [sample], **made.ops[0][1]))
         points, visible = ag.move_keypoints([np.stack([x, y], axis=1) + 0.5], draws, made)
@@ -442,14 +460,14 @@ def test_every_op_is_followed_or_refused() -> None:
         params, made = sample(ag.Key(0), [0, 1]), recipe(ops=((name, {}),))
         with contextlib.suppress(ValueError):  # which is to be refused
             moved = ag.move_boxes(box, drawn([0, 0, SIZE, SIZE], False, "box", params), made)
-            if name not in MOVES:
+            if name not in MOVES | POLICIES:
                 still.append(name)
                 assert moved.boxes[0].tolist() == box[0].tolist()
                 result = op(image, params)
                 ground = result.flatten(2).median(dim=2).values[:, :, None, None]
                 contrast = (result - ground).abs().sum(dim=(0, 1))
                 assert contrast.sum() == 0 or contrast[8::16, 8::16].mean() > 4 * contrast[::16, ::16].mean(), name
-    assert len(still) >= 11
+    assert len(still) >= 12
 
 
 @pytest.mark.parametrize(
@@ -521,7 +539,40 @@ def test_a_callable_is_refused_in_training_alone() -> None:
     assert ag.move_boxes([[[0, 0, 50, 40]]], stage.eval().draw(images), made).boxes[0].tolist() == [[0, 0, SIZE, SIZE]]
 
 
+@pytest.mark.parametrize("op", [("aug_mix", {}), "augmix-m3"])
+def test_aug_mix_is_refused(op: Any) -> None:
+    made = recipe(ops=(op,))
+    with pytest.raises(ValueError, match="shows several copies of a picture at once"):
+        ag.move_boxes([[]], ag.Stage(made).draw(torch.zeros(1, 3, 40, 50)), made)
+
+
+def test_mixing_is_refused_in_training_alone() -> None:
+    made = recipe(mixup_alpha=0.2, num_classes=2)
+    stage, images = ag.Stage(made), torch.zeros(1, 3, 40, 50)
+    with pytest.raises(ValueError, match="the recipe mixes images"):
+        ag.move_boxes([[]], stage.draw(images), made)
+    assert ag.move_boxes([[[0, 0, 50, 40]]], stage.eval().draw(images), made).boxes[0].tolist() == [[0, 0, SIZE, SIZE]]
+
+
+def test_boxes_of_another_layout_are_refused() -> None:
+    boxes = tv_tensors.BoundingBoxes([[1, 2, 3, 4]], format="XYWH", canvas_size=(9, 9))  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"boxes\[0\] are XYWH; wanted XYXY"):
+        ag.move_boxes([boxes], drawn([0, 0, 9, 9]), recipe())
+
+
 # ---- the stage's draws
+
+
+@pytest.mark.parametrize("other", [{"size": 32}, {"ops": (("rotate", {"degrees": 9}),)}, {}])
+def test_draws_of_another_recipe_are_refused(other: dict[str, Any]) -> None:
+    made, images = recipe(ops=(("elastic", {}),)), torch.zeros(1, 3, 40, 50)
+    draws = ag.Stage(made).draw(images)
+    with pytest.raises(ValueError, match=r"draws are of a recipe of size 64 with ops .*elastic.*; the recipe has size"):
+        ag.move_boxes([[]], draws, recipe(**other))
+    with pytest.raises(ValueError, match="draws are of a recipe of size 64 with ops"):
+        ag.Stage(recipe(**other))(images, draws=draws)
+    with pytest.raises(ValueError, match="draws are of 1 ops; the recipe has 0"):
+        ag.move_boxes([[]], replace(draws, recipe=None), recipe())
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,5 @@
-"""timm.data.Mixup with keyed draws: a script of timm's changes an import."""
+"""timm.data.Mixup with keyed draws: a script of timm's changes an import. (timm's train.py mixes by FastCollateMixup,
+on the workers' CPUs, unless it is given --no-prefetcher.)"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,9 +15,9 @@ from augment_gpu.stage import next_positions
 class Mixup:
     """`images, targets = mixup_fn(images, labels)`, with timm.data.Mixup's arguments, attributes and distributions.
 
-    Images (B, C, H, W), floating point, of any B: the middle row of an odd batch is its own partner. Labels (B,) are
-    class numbers, or with multi_label (B, num_classes). Returns new images and (B, num_classes) float32 targets, on the
-    images' device. With mixup_enabled set to False nothing is mixed, but labels are still smoothed.
+    Images (B, C, H, W), floating point, of any B: the middle row of an odd batch is its own partner. Labels (B,) or
+    (B, 1) are class numbers, or with multi_label (B, num_classes). Returns new images and (B, num_classes) float32
+    targets, on the images' device. With mixup_enabled set to False nothing is mixed, but labels are still smoothed.
 
     Draws come from no global generator: they follow seed, epoch, and how many rows were seen in that epoch, over all
     ranks where torch.distributed runs (taking the ranks' batches to be of one size). set_epoch begins one; a script
@@ -46,8 +47,8 @@ class Mixup:
             raise ValueError("mixup_alpha and cutmix_alpha are 0 and cutmix_minmax is None; one of them must be on")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes!r}; wanted a whole number of at least 1")
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.cutmix_minmax = cutmix_minmax
@@ -69,6 +70,8 @@ class Mixup:
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.multi_label and target.shape != (len(x), self.num_classes):
             raise ValueError(f"target has shape {tuple(target.shape)}; wanted ({len(x)}, {self.num_classes})")
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}; wanted (B, C, H, W)")
         if len(target) != len(x):
             raise ValueError(f"there are {len(target)} targets for {len(x)} images")
         index, self.seen = next_positions(self.seen, len(x))
@@ -86,6 +89,8 @@ class Mixup:
             partners="mirror",
         )
         target = target.to(x.device)
+        if not self.multi_label and target.ndim == 2 and target.shape[1] == 1:
+            target = target[:, 0]
         if self.multi_label:
             smooth = target.float() * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
             return apply_mix(x, params), apply_mix(smooth, params)

@@ -17,9 +17,10 @@ def from_torchvision(compose: Any) -> Recipe:
 
     Known, in this order and each at most once: RandomResizedCrop, or Resize and CenterCrop; ops, those of _OPS below,
     each also inside RandomApply; Normalize; RandomErasing with its default ranges. RandomHorizontalFlip may stand
-    anywhere before Normalize, but not after RandomRotation or RandomAffine, whose ranges it would turn about;
-    conversions anywhere. Fills and thresholds before a conversion to floating point go up to 255, afterwards to 1.
-    Raises ValueError for anything else, and for another order, in which a recipe would do something else.
+    anywhere before Normalize, but not after RandomRotation or RandomAffine, whose ranges it would turn about, nor after
+    a policy, which shears about a corner; conversions anywhere. Fills and thresholds before a conversion to floating
+    point go up to 255, afterwards to 1. Raises ValueError for anything else, and for another order, in which a recipe
+    would do something else.
     """
     fields: dict[str, Any] = {"flip": 0.0, "mean": None, "std": None}
     ops: list[tuple[str, dict[str, Any]]] = []
@@ -41,7 +42,7 @@ def from_torchvision(compose: Any) -> Recipe:
             raise ValueError(f"{name} stands there twice")
         for earlier in seen:
             flips = "RandomHorizontalFlip" in (name, earlier) and "Normalize" not in (name, earlier)
-            turned = name == "RandomHorizontalFlip" and earlier in ("RandomRotation", "RandomAffine")
+            turned = name == "RandomHorizontalFlip" and earlier in _TURNED
             if turned or (_ORDER[earlier] > _ORDER[name] and not flips):
                 raise ValueError(f"{name} stands after {earlier}; a Recipe does it before")
         seen.append(name)
@@ -175,6 +176,8 @@ _FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "RandomErasing": _random_erasing,
 }
 _MODES = ("nearest", "bilinear")
+# What does something else to a picture that is flipped afterwards.
+_TURNED = ("RandomRotation", "RandomAffine", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
 _OPS: dict[str, tuple[str, Callable[[Any, int], dict[str, Any]]]] = {
     "ColorJitter": ("color_jitter", _strengths),
     "GaussianBlur": ("gaussian_blur", _sigma),

@@ -64,8 +64,12 @@ def check_kernel(size: int, images: torch.Tensor) -> None:
 
 def blur_rows(images: torch.Tensor, sigma: torch.Tensor, *, size: int) -> torch.Tensor:
     """Never a single row: one channel alone would go to another of torch's kernels, whose last bits differ."""
-    from kornia.filters import gaussian_blur2d
+    from kornia.filters import filter2d_separable, gaussian_blur2d, get_gaussian_kernel1d
 
     count = max(len(images), 2)
-    pair = images.expand(count, -1, -1, -1)
-    return gaussian_blur2d(pair, (size, size), sigma.view(-1, 1).expand(count, 2))[: len(images)]
+    pair, sigma = images.expand(count, -1, -1, -1), sigma.view(-1, 1).expand(count, 1)
+    if images.device.type == "cpu":
+        return gaussian_blur2d(pair, (size, size), sigma.expand(count, 2))[: len(images)]
+    # That looks at sigma, and would wait for the device.
+    kernel = get_gaussian_kernel1d(size, sigma)
+    return filter2d_separable(pair, kernel, kernel)[: len(images)]

@@ -84,12 +84,22 @@ _SPACES = {"rand": _RAND, "auto": _AUTO, "wide": _WIDE, "mix": _MIX, "mix all": 
 def _space(name: str, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ops,) numbers in POLICY_OPS, (ops, bins) magnitudes, and (ops,) bool, which are signed."""
     space = _SPACES[name]
-    magnitude = np.array([np.linspace(op.first, op.last, bins) for op in space.values()])
+    magnitude = np.array([_evenly(op.first, op.last, bins) for op in space.values()])
     whole = np.array([op.whole for op in space.values()])
     magnitude[whole] = np.rint(magnitude[whole])
     pixels = np.array([op.endswith("_abs") for op in space])
     magnitude[pixels] = np.trunc(magnitude[pixels])
     return np.array([NUMBER[op] for op in space]), magnitude, np.array([op.signed for op in space.values()])
+
+
+def _evenly(first: float, last: float, bins: int) -> np.ndarray:
+    """(bins,) float64, the values of torch.linspace in float32, on every machine: from either end to the middle, and
+    rounded once. A last bit decides on which side of solarize's threshold a grey level lies, and whether 16 pixels are
+    15."""
+    start, end = np.float32(first), np.float32(last)
+    step, place = float((end - start) / np.float32(bins - 1)), np.arange(bins)
+    values = np.where(place < bins // 2, start + step * place, end - step * place[::-1])
+    return values.astype(np.float32).astype(np.float64)
 
 
 def _draw(
@@ -104,7 +114,7 @@ def _draw(
 
 
 def _check_count(name: str, value: int, low: int, high: float = np.inf) -> None:
-    if isinstance(value, bool) or value != int(value) or not low <= value <= high:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
         bounds = f"of at least {low}" if np.isinf(high) else f"in [{low}, {high}]"
         raise ValueError(f"{name} is {value!r}; wanted a whole number {bounds}")
 

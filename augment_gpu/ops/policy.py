@@ -7,14 +7,13 @@ sample drew anything.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from augment_gpu import memory
-from augment_gpu.ops.blur import blur_rows, check_kernel
+from augment_gpu.ops.blur import blur_rows
 from augment_gpu.ops.color import adjust_brightness, adjust_contrast, adjust_saturation
 from augment_gpu.ops.geometry import affine_grid, inverse_matrix
 from augment_gpu.ops.rows import Group, check_images, in_turn, on_rows, one_by_one
@@ -22,7 +21,7 @@ from augment_gpu.ops.tone import autocontrast_rows, equalize_rows, posterize_row
 from augment_gpu.ops.warp import Fill, checked_fill, fill_of_reference, filling_of, sample_at
 
 Interpolation = Literal["nearest", "bilinear"]
-_BLUR = 17  # pixels of the kernel: four of the greatest σ that a policy draws, 2, to each side
+_BLUR = 17  # pixels of the kernel: four of the greatest σ that a policy draws, 2, to each side, where there is room
 
 
 class _Op(NamedTuple):
@@ -36,6 +35,11 @@ class _Op(NamedTuple):
 def _solarize_add(images: torch.Tensor, add: torch.Tensor) -> torch.Tensor:
     dark = images.clone().lt_(127.5 / 255)  # of a value's 256 levels the lower 128
     return (images + dark.mul_(add.view(-1, 1, 1, 1))).minimum(images.clamp(min=1))
+
+
+def _kernel(images: torch.Tensor) -> int:
+    """The blur's kernel: a reflected border ends at the image's far side."""
+    return min(_BLUR, 2 * min(images.shape[-2:]) - 1)
 
 
 # An op's number in PolicyParams is its place here. Those without a function move pixels.
@@ -60,7 +64,7 @@ _OPS = {
     "autocontrast": _Op(lambda rows, _: autocontrast_rows(rows)),
     "equalize": _Op(lambda rows, _: equalize_rows(rows)),
     "invert": _Op(lambda rows, _: 1 - rows),
-    "gaussian_blur": _Op(partial(blur_rows, size=_BLUR), 0),
+    "gaussian_blur": _Op(lambda rows, sigma: blur_rows(rows, sigma, size=_kernel(rows)), 0),
 }
 POLICY_OPS = tuple(_OPS)
 NUMBER = {name: number for number, name in enumerate(POLICY_OPS)}
@@ -143,8 +147,6 @@ def policy(images: torch.Tensor, params: PolicyParams, name: str = "a policy") -
     does = active(params, channels)
     if not does.any():
         return images
-    if (does & (params.op == NUMBER["gaussian_blur"])).any():
-        check_kernel(_BLUR, images)
     groups: list[Group] = []
     for op, magnitude, chosen in zip(params.op.T, params.magnitude.T, does.T, strict=True):
         groups += _moves(op, magnitude, chosen, params, (channels, height, width))
@@ -237,7 +239,7 @@ def _apply_reference(
         "autocontrast": lambda: F.autocontrast(image),
         "equalize": lambda: F.equalize(image),
         "invert": lambda: F.invert(image),
-        "gaussian_blur": lambda: F.gaussian_blur(image, [_BLUR, _BLUR], [magnitude, magnitude]),
+        "gaussian_blur": lambda: F.gaussian_blur(image, [_kernel(image)] * 2, [magnitude, magnitude]),
     }
     if name in plain:
         return cast(torch.Tensor, plain[name]())

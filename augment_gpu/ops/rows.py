@@ -27,17 +27,18 @@ class ChosenParams:
 
 
 def check_probability(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is {p}; a probability lies in [0, 1]")
+    if not isinstance(p, float | int | np.number) or not 0 <= p <= 1:
+        raise ValueError(f"p is {p!r}; a probability lies in [0, 1]")
 
 
 def span_of(name: str, value: Span, low: float, high: float) -> tuple[float, float]:
     """An option that is one number or the two ends of a range, as the ends. Raises ValueError, naming it, unless
     low <= its lower end <= its upper end <= high, and both are finite."""
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high or not np.isfinite(pair).all():
+    numbers = all(isinstance(end, float | int | np.number) for end in pair)
+    if len(pair) != 2 or not numbers or not low <= pair[0] <= pair[1] <= high or not np.isfinite(pair).all():
         bounds = f"at least {low}" if np.isinf(high) else f"in [{low}, {high}]"
-        raise ValueError(f"{name} is {value}; wanted a number or (low, high) {bounds}")
+        raise ValueError(f"{name} is {value!r}; wanted a number or (low, high) {bounds}")
     return pair
 
 

@@ -129,7 +129,7 @@ def _strengths(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(B, n) op and magnitude. which: (B, n) places among the names. level: of each, before its noise."""
     count = which.shape[1]
-    u = uniform(key, index, f"{name}.level", 4 * count).reshape(-1, 4, count)
+    u = uniform(key, index, f"{name}.level", 4 * count).reshape(len(index), 4, count)
     if np.isinf(numbers["mstd"]):
         noisy = level * u[:, 0]
     else:  # a normal number, by Box and Muller

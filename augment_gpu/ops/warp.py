@@ -12,9 +12,12 @@ Fill = float | Sequence[float]
 
 
 def checked_fill(fill: Fill) -> Fill:
-    """Raises ValueError unless it is a number, or several."""
-    if isinstance(fill, str) or np.ndim(fill) > 1 or not np.isfinite(fill).all():
+    """Raises ValueError unless it is a number in [0, 1], or one for each of 1, 3 or 4 channels."""
+    numbers = np.asarray(fill)
+    if numbers.dtype.kind not in "fiu" or numbers.shape not in ((), (1,), (3,), (4,)):
         raise ValueError(f"fill is {fill!r}; wanted a number, or one per channel")
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(f"fill is {fill!r}; it must lie in [0, 1]")
     return fill
 
 
