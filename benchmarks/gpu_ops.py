@@ -47,8 +47,8 @@ QUICK = Plan(
     budget=0.005,
     rounds=3,
     model="resnet10t",
-    model_size=64,
-    model_batch=4,
+    model_size=32,
+    model_batch=2,
 )
 
 

@@ -214,13 +214,13 @@ def test_nearest_is_pillows(noise: Pixels, shape: Any, box: Any, size: int, taps
     image = noise(*shape)
     crop = crop_of(box, taps=taps)
     wanted = np.asarray(Image.fromarray(image).crop(box).resize((size, size), PILLOW["nearest"]))
-    for antialias in (True, False):  # which nearest ignores, as torchvision does
-        options: dict[str, Any] = {"size": size, "interpolation": "nearest", "antialias": antialias}
-        for result in (
-            ag.crop_resize_flip_reference(ragged(image), crop, **options),
-            ag.crop_resize_flip(ragged(image, device=device), crop, **options).cpu(),
-        ):
-            np.testing.assert_array_equal((result[0] * 255).round().permute(1, 2, 0).numpy(), wanted)
+    # which ignores antialias, as torchvision does
+    options: dict[str, Any] = {"size": size, "interpolation": "nearest", "antialias": taps == "box"}
+    for result in (
+        ag.crop_resize_flip_reference(ragged(image), crop, **options),
+        ag.crop_resize_flip(ragged(image, device=device), crop, **options).cpu(),
+    ):
+        np.testing.assert_array_equal((result[0] * 255).round().permute(1, 2, 0).numpy(), wanted)
 
 
 # ------------------------------------------------------------------------------- pictures small enough to check by eye

@@ -199,15 +199,15 @@ def test_cutout_keeps_every_ops_promises(
 ) -> None:
     def sample(key: ag.Key, index: np.ndarray) -> ag.CutoutParams:
         if sampler == "cutout":
-            return ag.sample_cutout(key, index, size=17, length=9, fill=fill)
-        return ag.sample_random_erasing(key, index, size=17, p=1.0, fill=fill)
+            return ag.sample_cutout(key, index, size=11, length=6, fill=fill)
+        return ag.sample_random_erasing(key, index, size=11, p=1.0, fill=fill)
 
     atol = NOISE + 4 * NOISE_ROUNDING[dtype] if fill == "noise" else 0.0  # normal numbers up to 4
     check_augmentation(
         ag.cutout,
         sample,
         ag.cutout_reference,
-        size=(17, 17),
+        size=(11, 11),
         dtype=dtype,
         device=device,
         memory_format=memory_format,
