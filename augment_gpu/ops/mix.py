@@ -115,7 +115,9 @@ def run_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) ->
     rows = _gapless(values)
     out = _mixed_like(rows, partner)
     if not runs_triton(rows.device):
-        return _blend(rows, partner.to(rows.device), lam.to(rows.device), out=out)
+        if rows.device.type == "cpu" and rows.ndim == 4:
+            return _by_row(rows, partner, out, stay=lam)
+        return out.copy_(_blend(rows, partner.to(rows.device), lam.to(rows.device)))
     from augment_gpu.kernels.mix import launch_mixup
 
     return launch_mixup(rows, partner, lam, out=out)
@@ -127,6 +129,8 @@ def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -
     rows = _gapless(values)
     out = _mixed_like(rows, partner)
     if not runs_triton(rows.device):
+        if rows.device.type == "cpu":
+            return _by_row(rows, partner, out, box=box)
         return out.copy_(_paste(rows, partner.to(rows.device), box.to(rows.device)))
     from augment_gpu.kernels.mix import launch_cutmix
 
@@ -138,9 +142,9 @@ def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, st
     """The device part of a batch of which some rows are cut and the others blended."""
     rows = _gapless(values)
     out = _mixed_like(rows, partner)
-    if rows.device.type == "cpu" and not runs_triton(rows.device):
-        return _mixed_by_row(rows, partner, box, stay, out)
     if not runs_triton(rows.device):
+        if rows.device.type == "cpu":
+            return _by_row(rows, partner, out, box=box, stay=stay)
         return out.copy_(_mixed(rows, partner.to(rows.device), box.to(rows.device), stay.to(rows.device)))
     from augment_gpu.kernels.mix import launch_cutmix
 
@@ -187,29 +191,29 @@ def _gapless(values: torch.Tensor) -> torch.Tensor:
     return values.contiguous()
 
 
-def _blend(
-    values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, *, out: torch.Tensor | None = None
-) -> torch.Tensor:
+def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values."""
     lam = lam.view(-1, *(1,) * (values.ndim - 1))
     other, own = values[partner].float(), values[: len(lam)].float()
-    if out is None:
-        return torch.lerp(other, own, lam).to(values.dtype)
-    return (
-        torch.lerp(other, own, lam, out=out) if out.dtype == torch.float32 else out.copy_(torch.lerp(other, own, lam))
-    )
+    return torch.lerp(other, own, lam).to(values.dtype)
 
 
 def _mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
     return _paste(values, partner, box, _blend(values, partner, stay))
 
 
-def _mixed_by_row(
-    values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor, out: torch.Tensor
+def _by_row(
+    values: torch.Tensor,
+    partner: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    box: torch.Tensor | None = None,
+    stay: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """_mixed where the tables can be looked at: a row is read and written once, while it is in cache."""
-    tables = zip(partner.tolist(), box.tolist(), stay.tolist(), strict=True)
-    for row, (other, (x0, y0, x1, y1), share) in enumerate(tables):
+    """_blend, _paste or both where the tables can be looked at: a row is read and written once, while in cache."""
+    shares = [1.0] * len(partner) if stay is None else stay.tolist()
+    boxes = [(0, 0, 0, 0)] * len(partner) if box is None else box.tolist()
+    for row, (other, share, (x0, y0, x1, y1)) in enumerate(zip(partner.tolist(), shares, boxes, strict=True)):
         if share == 1:
             out[row].copy_(values[row])
         else:
