@@ -18,7 +18,7 @@ from augment_gpu.recipe import Recipe
 from augment_gpu.transfer import export
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 from augment_gpu.transfer.export import export_model, preprocessing
-from augment_gpu.transfer.model import create_model, read_weights, set_head
+from augment_gpu.transfer.model import create_model, load_weights, read_weights, set_head
 from augment_gpu.transfer.run_folder import load_run
 
 CLASSES = ["cat", 'a "dog"\n', "\udcff猫"]
@@ -177,17 +177,28 @@ def test_safetensors_are_weights_for_training_and_say_of_what(folder: Path, expo
 
     path = exported / "model.safetensors"
     state = load_checkpoint(folder / "best.pt")["model"]
-    stored, _ = read_weights(str(path))
+    stored, classes = read_weights(str(path))
+    assert classes == CLASSES
     assert set(stored) == set(state)
     assert all(torch.equal(stored[key], state[key]) for key in state)
     model = create_model("test_resnet", 3, weights=str(path))
     assert torch.equal(model.state_dict()["fc.weight"], state["fc.weight"])
     other = create_model("test_resnet", 7, weights=str(path))  # with a new head
     assert torch.equal(other.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
+    load_weights(other := create_model("test_resnet", 3, scratch=True), str(path), ["other", "than", "these"])
+    assert not torch.equal(other.state_dict()["fc.weight"], state["fc.weight"])
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["model_name"] == "test_resnet"
     assert json.loads(metadata["classes"]) == CLASSES
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"classes": "cat, dog"}, {"classes": "3"}])
+def test_safetensors_of_others_name_no_classes(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "a.safetensors", metadata)
+    assert read_weights(str(tmp_path / "a.safetensors"))[1] is None
 
 
 def test_the_command_exports_the_checkpoint_that_it_is_told(

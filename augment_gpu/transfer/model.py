@@ -1,7 +1,8 @@
 """timm models with the weights that were asked for."""
 
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,14 @@ def classifier(model: nn.Module) -> tuple[str, nn.Linear]:
 
 def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str] | None]:
     """The tensors of a .safetensors file, a torch checkpoint, or a checkpoint of this package; and the names of the
-    classes that the latter's head is for."""
+    classes that the head is for, which this package writes into checkpoints and .safetensors files."""
     if Path(path).suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(path), None
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                return tensors, _classes_of(file.metadata() or {})
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     state: dict[str, Any] = load_checkpoint(Path(path))
@@ -137,6 +139,15 @@ def read_weights(path: str) -> tuple[dict[str, torch.Tensor], list[str] | None]:
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no weights: a dictionary of tensors is wanted")
     return state, classes
+
+
+def _classes_of(metadata: Mapping[str, str]) -> list[str] | None:
+    """The names that export.py wrote beside the tensors; another program may keep anything else under that word."""
+    try:
+        classes = json.loads(metadata["classes"])
+    except (KeyError, json.JSONDecodeError):
+        return None
+    return classes if isinstance(classes, list) else None
 
 
 def normalization(model: nn.Module) -> dict[str, tuple[float, ...]]:
