@@ -162,4 +162,5 @@ def _builtin() -> list[np.ndarray]:
 def _drawn(dataset: Dataset, seed: int) -> list[np.ndarray]:
     numbers = np.argsort(uniform(Key(seed), np.arange(len(dataset)), "preview")[:, 0])
     drawn = [as_hwc(as_array(dataset[int(numbers[i % len(numbers)])][0]), "image").numpy() for i in range(STRENGTHS)]
-    return [np.broadcast_to(image, (*image.shape[:2], 3)) for image in drawn]  # grey in three channels: ops need them
+    # Three channels, which some ops need, of grey ones; without the alpha of others.
+    return [np.broadcast_to(image[:, :, :3], (*image.shape[:2], 3)) for image in drawn]

@@ -33,24 +33,23 @@ from augment_gpu.rng import Key
 @dataclass(frozen=True, eq=False)
 class Draws:
     """Every random choice for B samples, before mixing. ops: the parameters of each of the recipe's ops, in order; of a
-    callable its seed. recipe: whose draws they are; None of some that were made by hand. training: whether mixing
-    follows, if the recipe mixes."""
+    callable its seed. size, names: of the recipe and of its ops; None of draws that were made by hand. training:
+    whether mixing follows, if the recipe mixes."""
 
     crop: CropParams
     twist: ColorTwistParams | None = None
     ops: tuple[Any, ...] = ()
     holes: tuple[CutoutParams, ...] = ()
-    recipe: Recipe | None = None
+    size: int | None = None
+    names: tuple[str, ...] | None = None
     training: bool = True
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raises ValueError for a recipe of another size or other ops than these draws are of."""
-        made = recipe if self.recipe is None else self.recipe
-        if made is not recipe and (made.size, made.ops) != (recipe.size, recipe.ops):
-            raise ValueError(
-                f"draws are of a recipe of size {made.size} with ops {made.ops}; "
-                f"the recipe has size {recipe.size} and ops {recipe.ops}"
-            )
+        if self.size not in (None, recipe.size):
+            raise ValueError(f"draws are of a recipe of size {self.size}; the recipe has size {recipe.size}")
+        if self.training and self.names not in (None, recipe.op_names):
+            raise ValueError(f"draws are of the ops {self.names}; the recipe has {recipe.op_names}")
         if self.ops and len(self.ops) != len(recipe.ops):
             raise ValueError(f"draws are of {len(self.ops)} ops; the recipe has {len(recipe.ops)}")
 
@@ -68,7 +67,8 @@ def draw(recipe: Recipe, key: Key, index: ArrayLike, heights: ArrayLike, widths:
         sample_foreign(key, index, place) if callable(op) else OPS[op[0]][0](key, index, **op[1])
         for place, op in enumerate(recipe.ops)
     )
-    return Draws(_draw_crop(recipe, key, index, heights, widths), twist, ops, tuple(holes), recipe)
+    crop = _draw_crop(recipe, key, index, heights, widths)
+    return Draws(crop, twist, ops, tuple(holes), recipe.size, recipe.op_names)
 
 
 def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, widths: ArrayLike) -> CropParams:
@@ -83,7 +83,7 @@ def _draw_crop(recipe: Recipe, key: Key, index: np.ndarray, heights: ArrayLike, 
 def evaluation_draws(recipe: Recipe, heights: ArrayLike, widths: ArrayLike) -> Draws:
     """The evaluation view: short side to `evaluation_resize`, central crop, nothing random."""
     crop = center_crop_boxes(heights, widths, recipe.size, recipe.evaluation_resize)
-    return Draws(crop, recipe=recipe, training=False)
+    return Draws(crop, size=recipe.size, training=False)
 
 
 def draw_mix(recipe: Recipe, key: Key, index: ArrayLike) -> MixParams | None:

@@ -93,6 +93,14 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., torch.Tensor]]] = {
 }
 
 
+# Of ops that look around a pixel, how many pixels wide for given parameters.
+_KERNELS: dict[str, Callable[[Any], int]] = {
+    "gaussian_blur": lambda params: params.kernel_size,
+    "three_augment": lambda params: params.blur.kernel_size,
+    "elastic": lambda params: params.kernel_size,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a batch is augmented for training, and seen at evaluation. Names are torchvision's or timm's.
@@ -238,10 +246,9 @@ class Recipe:
             if names.count(name) > 1:
                 raise ValueError(f"ops names {name!r} twice; both would draw the same numbers")
             params = _check_options(name, OPS[name][0], options)
-            try:
-                OPS[name][1](torch.empty(0, 3, self.size, self.size), params)  # whose kernel may be too large for it
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+            kernel = _KERNELS[name](params) if name in _KERNELS else 1
+            if kernel // 2 >= self.size:  # a reflected border ends at the picture's far side
+                raise ValueError(f"{name} has a kernel of {kernel} pixels, for which size {self.size} is too small")
         if self.color_twist is not None:
             _check_options("color_twist", sample_color_twist, self.color_twist)
 
@@ -259,6 +266,11 @@ class Recipe:
     def foreign_ops(self) -> list[Foreign]:
         """The callables among the ops."""
         return [op for op in self.ops if callable(op)]
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """Of the ops, in order; of a callable its own."""
+        return tuple(name_of(op) if callable(op) else op[0] for op in self.ops)
 
     @property
     def evaluation_resize(self) -> int:

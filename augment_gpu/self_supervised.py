@@ -15,7 +15,7 @@ _VIEWS = {
 def two_views(method: Literal["byol", "simclr"] = "byol", **fields: Any) -> tuple[Recipe, Recipe]:
     """The recipes of a sample's two views: of BYOL (Grill et al., NeurIPS 2020, appendix B) or SimCLR (Chen et al.,
     ICML 2020, at strength 1). A stage of each, with the same seed, index and epoch, gives each view draws of its own,
-    since the recipes differ in `view`. fields: of both recipes, such as size.
+    since the recipes differ in `view`. Both crop bicubically. fields: of both recipes, such as size.
 
     Raises ValueError for an unknown method, and for the field `view`."""
     if method not in _VIEWS:

@@ -31,11 +31,11 @@ class Stage(nn.Module):
     index: (B,) positions of the samples in the data set, which with the seed and the epoch determine every draw.
     Without it the stage numbers the samples that it has seen in training mode (over all ranks where torch.distributed
     runs, taking the ranks' batches to be of one size), and never draws the same twice; that count is part of its
-    state_dict; `replay` knows a sample by its index alone. Mixing pairs the samples of this call, unless `mix` says
-    otherwise, as Loader has it for a batch over all ranks. mix: the mixing parameters of this batch, where whoever
-    calls knows the batch on all ranks; the images may then hold further rows, partners only, that are not returned.
-    draws: of `draw`, in place of what would be drawn here, so that boxes, keypoints and masks move with the pixels;
-    index and epoch then serve mixing alone.
+    state_dict; `replay` knows a sample by its index alone, and so does flip="alternate", which raises ValueError
+    without. Mixing pairs the samples of this call, unless `mix` says otherwise, as Loader has it for a batch over all
+    ranks. mix: the mixing parameters of this batch, where whoever calls knows the batch on all ranks; the images may
+    then hold further rows, partners only, that are not returned. draws: of `draw`, in place of what would be drawn
+    here, so that boxes, keypoints and masks move with the pixels; index and epoch then serve mixing alone.
 
     A call is `augment(prepare(…))`: a host half, and a device half that torch.compile and CUDA graphs take whole.
 

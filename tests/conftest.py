@@ -109,21 +109,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[list[int], str]]]:
     """The exit statuses of a program, in a process for each of the environments, and what they wrote."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    fixed = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
     log = tmp_path_factory.mktemp("log") / "log.txt"
-    with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True) as warm:
+    with subprocess.Popen(command, env={**os.environ, **fixed}, stdin=PIPE, stdout=PIPE, text=True) as warm:
         assert warm.stdin is not None
         assert warm.stdout is not None
 
         def run(program: str, *arguments: str, environments: Sequence[dict[str, str]] = ({},)) -> tuple[list[int], str]:
             log.write_text("")
-            job = {"program": program, "arguments": arguments, "environments": environments, "log": str(log)}
+            ranks = [{**os.environ, **fixed, **environment} for environment in environments]
+            job = {"program": program, "arguments": arguments, "environments": ranks, "folder": os.getcwd()}
+            job["log"] = str(log)
             print(json.dumps(job), file=warm.stdin, flush=True)
             statuses = json.loads(warm.stdout.readline())
             print(log.read_text())  # for the one who reads of a failure

@@ -193,7 +193,7 @@ def test_safetensors_are_weights_for_training_and_say_of_what(folder: Path, expo
     assert json.loads(metadata["classes"]) == CLASSES
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"classes": "cat, dog"}, {"classes": "3"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"classes": "cat, dog"}, {"classes": "[1, 2]"}])
 def test_safetensors_of_others_name_no_classes(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     from safetensors.torch import save_file
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -563,16 +564,33 @@ def test_boxes_of_another_layout_are_refused() -> None:
 # ---- the stage's draws
 
 
-@pytest.mark.parametrize("other", [{"size": 32}, {"ops": (("rotate", {"degrees": 9}),)}, {}])
-def test_draws_of_another_recipe_are_refused(other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"size": 32}, "draws are of a recipe of size 64; the recipe has size 32"),
+        ({"ops": (("rotate", {"degrees": 9}),)}, r"draws are of the ops \('elastic',\); the recipe has \('rotate',\)"),
+        ({}, r"draws are of the ops \('elastic',\); the recipe has \(\)"),
+    ],
+)
+def test_draws_of_another_recipe_are_refused(other: dict[str, Any], said: str) -> None:
     made, images = recipe(ops=(("elastic", {}),)), torch.zeros(1, 3, 40, 50)
     draws = ag.Stage(made).draw(images)
-    with pytest.raises(ValueError, match=r"draws are of a recipe of size 64 with ops .*elastic.*; the recipe has size"):
-        ag.move_boxes([[]], draws, recipe(**other))
-    with pytest.raises(ValueError, match="draws are of a recipe of size 64 with ops"):
-        ag.Stage(recipe(**other))(images, draws=draws)
+    with pytest.raises(ValueError, match=said):
+        ag.move_boxes([[]], draws, recipe(**{"ops": made.ops if "size" in other else (), **other}))
+    with pytest.raises(ValueError, match=said):
+        ag.Stage(recipe(**{"ops": made.ops if "size" in other else (), **other}))(images, draws=draws)
     with pytest.raises(ValueError, match="draws are of 1 ops; the recipe has 0"):
-        ag.move_boxes([[]], replace(draws, recipe=None), recipe())
+        ag.move_boxes([[]], replace(draws, names=None), recipe())
+
+
+def test_draws_of_another_process_and_of_evaluation_fit_the_recipe() -> None:
+    blur = torch.nn.AvgPool2d(3, 1, 1)
+    made, images = recipe(ops=(blur, ("vertical_flip", {}))), torch.rand(1, 3, 40, 50)
+    stage = ag.Stage(made)
+    draws = pickle.loads(pickle.dumps(stage.draw(images, index=[3])))
+    assert torch.equal(stage(images, draws=draws)[0], stage(images, index=[3])[0])
+    moved = ag.move_boxes([[[0, 0, 50, 40]]], ag.Stage(recipe()).eval().draw(images), made).boxes[0]
+    assert moved.tolist() == [[0, 0, SIZE, SIZE]]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -24,9 +24,12 @@ def main() -> None:
             children.append(os.fork())
             if children[-1] == 0:
                 log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the next job is not the program's to read
                 os.dup2(log, 1)
                 os.dup2(log, 2)
+                os.environ.clear()
                 os.environ.update(environment)
+                os.chdir(job["folder"])
                 sys.argv = ["program", *job["arguments"]]
                 exec(compile(job["program"], "program", "exec"), {"__name__": "__main__"})
                 sys.exit()

@@ -50,7 +50,7 @@ class Mixup:
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes is {num_classes!r}; wanted a whole number of at least 1")
         self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
+        self.cutmix_alpha = cutmix_alpha if cutmix_minmax is None else 1.0  # as timm has it
         self.cutmix_minmax = cutmix_minmax
         self.mix_prob = prob
         self.switch_prob = switch_prob

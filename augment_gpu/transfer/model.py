@@ -147,7 +147,7 @@ def _classes_of(metadata: Mapping[str, str]) -> list[str] | None:
         classes = json.loads(metadata["classes"])
     except (KeyError, json.JSONDecodeError):
         return None
-    return classes if isinstance(classes, list) else None
+    return classes if isinstance(classes, list) and all(isinstance(name, str) for name in classes) else None
 
 
 def normalization(model: nn.Module) -> dict[str, tuple[float, ...]]:
