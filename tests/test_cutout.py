@@ -108,7 +108,7 @@ def test_holes_that_begin_and_end_anywhere_in_a_wide_store_equal_the_reference(
     dtype: torch.dtype, memory_format: torch.memory_format, device: str
 ) -> None:
     """A wide store takes 4 or 8 elements; lines of 48 pixels begin where one does, in either layout."""
-    ends = (0, 1, 3, 4, 7, 8, 9, 48)
+    ends = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 48)
     boxes = [(x0, 0, x1, 2) for x0 in ends for x1 in ends if x0 < x1]
     images = images_of(dtype, memory_format, device, (len(boxes), 3, 3, 48))
     assert_as_reference(images, holes(*boxes, fill=(0.5, -2.0, 7.25)))

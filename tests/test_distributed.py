@@ -82,6 +82,7 @@ def by_torchrun(processes: int, output: Path, arguments: list[str]) -> int:
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run([sys.executable, *command, *arguments], env=environment, capture_output=True, text=True)
     print(process.stdout, process.stderr)  # for the one who reads of a failure
+    assert "Traceback (most recent call last):\n  File" not in process.stdout, process.stderr
     return process.returncode
 
 
