@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from augment_gpu.ops.blur import gaussian_blur, sample_gaussian_blur
+from augment_gpu.ops.blur import gaussian_blur, kernel_fits, sample_gaussian_blur
 from augment_gpu.ops.boxes import Flip, check_flip
 from augment_gpu.ops.color import color_jitter, sample_color_jitter
 from augment_gpu.ops.crop_plan import IMAGENET_MEAN, IMAGENET_STD
@@ -247,7 +247,7 @@ class Recipe:
                 raise ValueError(f"ops names {name!r} twice; both would draw the same numbers")
             params = _check_options(name, OPS[name][0], options)
             kernel = _KERNELS[name](params) if name in _KERNELS else 1
-            if kernel // 2 >= self.size:  # a reflected border ends at the picture's far side
+            if not kernel_fits(kernel, (self.size,)):
                 raise ValueError(f"{name} has a kernel of {kernel} pixels, for which size {self.size} is too small")
         if self.color_twist is not None:
             _check_options("color_twist", sample_color_twist, self.color_twist)

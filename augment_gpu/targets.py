@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from augment_gpu.ops.foreign import name_of
 from augment_gpu.ops.geometry import affine_matrix, perspective_matrix, vertical_flip_matrix
 from augment_gpu.ops.mask import checked_mask, moved_mask
 from augment_gpu.ops.motion import Motion, crop_motion, elastic_motion, in_picture, projective_motion
@@ -196,8 +195,7 @@ def _motions(draws: Draws, recipe: Recipe) -> list[Motion]:
     if recipe.mixes and draws.training:
         raise ValueError("the recipe mixes images (mixup_alpha, cutmix_alpha), whose boxes and masks are not followed")
     motions, size = [crop_motion(draws.crop, recipe.size)], (recipe.size, recipe.size)
-    for op, params in zip(recipe.ops, draws.ops, strict=True) if draws.ops else ():
-        name = name_of(op) if callable(op) else op[0]
+    for op, name, params in zip(recipe.ops, recipe.op_names, draws.ops, strict=True) if draws.ops else ():
         if name == "aug_mix" or isinstance(params, AugMixParams):
             raise ValueError(f"ops holds {name}, which shows several copies of a picture at once, each moved elsewhere")
         if callable(op) or name not in {*_MATRICES, *_STILL, *_POLICIES, "elastic"}:

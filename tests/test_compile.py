@@ -22,10 +22,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "erasing by noise, cutmix": {"reprob": 1.0, "fill": "noise", "cutmix_alpha": 1.0, "num_classes": 5},
     "mixup and cutmix": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mixup_mode": "elem", "num_classes": 5},
     "smoothing, contiguous": {"label_smoothing": 0.1, "num_classes": 5, "channels_last": False},
-    "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}},
+    "twist": {"color_twist": {"saturation": 0.4, "hue": 0.1, "p": 0.5}, "flip": "alternate"},
     "bicubic": {"crop": "scale_jitter", "short_side": (32, 48), "interpolation": "bicubic", "dtype": "bfloat16"},
 }
-LABELS = [0, 3, 4]
+LABELS, INDEX = [0, 3, 4], [5, 6, 9]
 
 
 def stage_of(name: str) -> ag.Stage:
@@ -68,7 +68,7 @@ def test_the_compiled_device_part_gives_the_same_bits(name: str, training: bool,
     stage = stage_of(name).train(training)
     augment = compiled(stage, backend="aot_eager")
     for seed in range(3):
-        prepared = stage.prepare(batch(seed), LABELS, index=[5, 6, 9], epoch=seed)
+        prepared = stage.prepare(batch(seed), LABELS, index=INDEX, epoch=seed)
         assert_same(augment(prepared), stage.augment(prepared))
 
 
@@ -86,7 +86,7 @@ def test_a_hundred_batches_compile_once(name: str, compiled: Any) -> None:
     before = graphs()
     sizes = set()
     for seed in range(100):
-        prepared = stage.prepare(batch(seed), LABELS, epoch=seed)
+        prepared = stage.prepare(batch(seed), LABELS, index=INDEX, epoch=seed)
         sizes.add(len(prepared.images))
         augment(prepared)
         assert graphs() == before + 1
@@ -98,7 +98,7 @@ def test_without_dynamic_shapes_the_second_size_compiles_once_more_and_no_other(
     augment = compiled(stage, backend="aot_eager")
     before = graphs()
     for seed in range(100):
-        augment(stage.prepare(batch(seed), LABELS, epoch=seed))
+        augment(stage.prepare(batch(seed), LABELS, index=INDEX, epoch=seed))
     assert graphs() == before + 2
 
 
@@ -116,7 +116,7 @@ def test_dense_batches_of_changing_sizes_compile_once(compiled: Any) -> None:
 def test_operators_keep_what_they_declare(name: str) -> None:
     """torch's own check: schema, aliases, and fake results like the real ones."""
     stage = stage_of(name)
-    prepared = stage.prepare(batch(1), LABELS)
+    prepared = stage.prepare(batch(1), LABELS, index=INDEX)
     tests = ("test_schema", "test_faketensor")
     recipe = stage.recipe
     images = torch.zeros(3, 3, 32, 32, dtype=recipe.torch_dtype)
@@ -142,7 +142,7 @@ def test_a_prepared_batch_takes_the_place_of_another(name: str) -> None:
     stage = stage_of(name)
     pictures = [batch(0), batch(1)]
     first, second = sorted(
-        (stage.prepare(images, LABELS, epoch=epoch) for epoch, images in enumerate(pictures)),
+        (stage.prepare(images, LABELS, index=INDEX, epoch=epoch) for epoch, images in enumerate(pictures)),
         key=lambda prepared: -len(prepared.images),
     )
     wanted = stage.augment(second)
@@ -154,7 +154,9 @@ def test_a_prepared_batch_takes_the_place_of_another(name: str) -> None:
 
 def test_a_larger_batch_is_refused() -> None:
     stage = stage_of("plain")
-    small, large = sorted((stage.prepare(batch(seed), LABELS) for seed in (0, 1)), key=lambda p: len(p.images))
+    small, large = sorted(
+        (stage.prepare(batch(seed), LABELS, index=INDEX) for seed in (0, 1)), key=lambda p: len(p.images)
+    )
     with pytest.raises(ValueError, match=rf"{len(large.images)} values; there is room for {len(small.images)}"):
         small.copy_(large)
 
@@ -215,7 +217,7 @@ def test_a_batch_to_evaluate_does_not_replace_one_to_train_on() -> None:
 def test_a_captured_graph_is_replayed_with_other_images_and_draws(name: str) -> None:
     stage = stage_of(name).to("cuda")
     pictures = sorted((batch(seed) for seed in range(4)), key=lambda images: -len(images.pixels))
-    prepared = [stage.prepare(images, LABELS, epoch=epoch) for epoch, images in enumerate(pictures)]
+    prepared = [stage.prepare(images, LABELS, index=INDEX, epoch=epoch) for epoch, images in enumerate(pictures)]
     wanted = [stage.augment(one) for one in prepared]
     static = stage.prepare(pictures[0], LABELS)
     side = torch.cuda.Stream()
@@ -238,7 +240,7 @@ def test_the_compiled_device_part_gives_the_same_bits_on_a_gpu(name: str, compil
     stage = stage_of(name).to("cuda")
     augment = compiled(stage)
     for seed in range(3):
-        prepared = stage.prepare(batch(seed), LABELS, epoch=seed)
+        prepared = stage.prepare(batch(seed), LABELS, index=INDEX, epoch=seed)
         assert_same(augment(prepared), stage.augment(prepared))
 
 

@@ -1,5 +1,6 @@
 """gaussian_blur: each sample its own σ, through Kornia's filter."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,8 +58,13 @@ def gaussian_blur(images: torch.Tensor, params: GaussianBlurParams) -> torch.Ten
     return on_rows("gaussian_blur", images, params.sigma > 0, partial(blur_rows, size=params.kernel_size), params.sigma)
 
 
+def kernel_fits(size: int, sides: Sequence[int]) -> bool:
+    """Whether a kernel so many pixels wide stays within the image's reflected border, which ends at its far side."""
+    return size // 2 < min(sides)
+
+
 def check_kernel(size: int, images: torch.Tensor) -> None:
-    if size // 2 >= min(images.shape[2:]):
+    if not kernel_fits(size, images.shape[2:]):
         raise ValueError(f"kernel_size is {size}; images of {tuple(images.shape[2:])} are too small for it")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from augment_gpu.ops.blur import GaussianBlurParams, gaussian_blur, gaussian_blur_reference
+from augment_gpu.ops.blur import GaussianBlurParams, gaussian_blur, gaussian_blur_reference, kernel_fits
 from augment_gpu.ops.cutout import cutout, cutout_reference
 from augment_gpu.ops.noise import noise_holes
 from augment_gpu.ops.rows import Span, check_images, draw_span, one_by_one, span_of
@@ -96,7 +96,7 @@ def elastic_field(params: ElasticParams, size: tuple[int, int]) -> np.ndarray:
 
 
 def _check_size(params: ElasticParams, size: tuple[int, int]) -> None:
-    if params.kernel_size // 2 >= min(size):
+    if not kernel_fits(params.kernel_size, size):
         raise ValueError(
             f"sigma is {params.sigma}, whose kernel is {params.kernel_size} pixels wide; "
             f"images of {tuple(size)} are too small for it"

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from augment_gpu.ops.rows import is_number
 from augment_gpu.rng import Key, beta, uniform
 
 Mode = Literal["sample", "batch"]
@@ -179,10 +180,10 @@ def check_mix(
     """Raises ValueError for what sample_mix cannot draw. prefix: what the names of `prob` and `mode` begin with
     where they are given."""
     for option, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
-        if not isinstance(alpha, float | int | np.number) or not 0 <= alpha < np.inf:
+        if not is_number(alpha) or not 0 <= alpha < np.inf:
             raise ValueError(f"{option} is {alpha!r}; it must be at least 0")
     for option, share in ((f"{prefix}prob", prob), ("switch_prob", switch_prob)):
-        if not isinstance(share, float | int | np.number) or not 0 <= share <= 1:
+        if not is_number(share) or not 0 <= share <= 1:
             raise ValueError(f"{option} is {share!r}; it must lie in [0, 1]")
     if mode not in ("sample", "elem", "pair", "batch"):
         raise ValueError(f"{prefix}mode is {mode!r}; it must be one of sample, elem, pair, batch")

@@ -26,8 +26,12 @@ class ChosenParams:
         return len(self.chosen)
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, float | int | np.number)
+
+
 def check_probability(p: float) -> None:
-    if not isinstance(p, float | int | np.number) or not 0 <= p <= 1:
+    if not is_number(p) or not 0 <= p <= 1:
         raise ValueError(f"p is {p!r}; a probability lies in [0, 1]")
 
 
@@ -35,8 +39,12 @@ def span_of(name: str, value: Span, low: float, high: float) -> tuple[float, flo
     """An option that is one number or the two ends of a range, as the ends. Raises ValueError, naming it, unless
     low <= its lower end <= its upper end <= high, and both are finite."""
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    numbers = all(isinstance(end, float | int | np.number) for end in pair)
-    if len(pair) != 2 or not numbers or not low <= pair[0] <= pair[1] <= high or not np.isfinite(pair).all():
+    if (
+        len(pair) != 2
+        or not all(map(is_number, pair))
+        or not low <= pair[0] <= pair[1] <= high
+        or not np.isfinite(pair).all()
+    ):
         bounds = f"at least {low}" if np.isinf(high) else f"in [{low}, {high}]"
         raise ValueError(f"{name} is {value!r}; wanted a number or (low, high) {bounds}")
     return pair

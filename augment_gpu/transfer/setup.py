@@ -109,8 +109,8 @@ def set_up(
     stored: TransferPlan | None,
     initial: bool,
 ) -> Setup:
-    """device: of this rank. stored: the plan of a run that goes on. initial: whether the
-    weights to start from are wanted; a run that goes on has its own, and fetches nothing."""
+    """device: of this rank. stored: the plan of a run that goes on. initial: whether the weights to start from are
+    wanted; a run that goes on has its own, and fetches nothing."""
     where = usable_device(device)
     train_data, val_data, classes = open_data(data, config.val_fraction, config.seed)
     weights, scratch = (config.weights, config.random_weights) if initial else (None, True)
