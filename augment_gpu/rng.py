@@ -119,22 +119,32 @@ def dirichlet(key: Key, index: np.ndarray, name: str, alpha: float, count: int) 
 
 
 def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, count: int, tries: int = 3) -> np.ndarray:
-    """(B, count) logarithms of Gamma(alpha, 1) variates. `tries` are computed at once; rows whose were all rejected go
-    on."""
-    d = alpha + 1 - 1 / 3  # shape alpha + 1 is drawn, and brought down to alpha by a power of a uniform
+    """(B, count) logarithms of Gamma(alpha, 1) variates. The numbers of `tries` are drawn at once; rows of which one had
+    all of them rejected go on with new ones."""
     result = np.empty((index.size, count))
     pending = np.arange(index.size)
     start = 0
     while pending.size:
         # 1 - u lies in (0, 1], whose logarithm is finite
         u = 1 - uniform(key, index[pending], name, 4 * count * tries, start=start).reshape(-1, tries, count, 4)
-        normal = np.sqrt(-2 * np.log(u[..., 0])) * np.cos(2 * np.pi * u[..., 1])
-        v = np.maximum(1 + normal / np.sqrt(9 * d), 1e-100) ** 3
-        log_v = np.log(v)
-        accept = np.log(u[..., 2]) < 0.5 * normal**2 + d - d * v + d * log_v
-        log_gamma = np.log(d) + log_v + np.log(u[..., 3]) / alpha
-        first = accept.argmax(axis=1)[:, None]
-        result[pending] = np.take_along_axis(log_gamma, first, axis=1)[:, 0]
-        pending = pending[~accept.any(axis=1).all(axis=1)]
+        found, accepted = _log_gamma_try(u[:, 0], alpha)
+        for once_more in range(1, tries):  # one variate in twenty, or less: most tries are never computed
+            rejected = np.nonzero(~accepted)
+            if not rejected[0].size:
+                break
+            found[rejected], accepted[rejected] = _log_gamma_try(u[:, once_more][rejected], alpha)
+        result[pending] = found
+        pending = pending[~accepted.all(axis=1)]
         start += 4 * count * tries
     return result
+
+
+def _log_gamma_try(u: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """One try of Marsaglia and Tsang: logarithms of variates, and whether they are accepted. u: (…, 4) in (0, 1]."""
+    d = alpha + 1 - 1 / 3  # shape alpha + 1 is drawn, and brought down to alpha by a power of a uniform
+    log_u = np.log(u)
+    normal = np.sqrt(-2 * log_u[..., 0]) * np.cos(2 * np.pi * u[..., 1])
+    v = np.maximum(1 + normal / np.sqrt(9 * d), 1e-100) ** 3
+    log_v = np.log(v)
+    accepted = log_u[..., 2] < 0.5 * normal**2 + d - d * v + d * log_v
+    return np.log(d) + log_v + log_u[..., 3] / alpha, accepted

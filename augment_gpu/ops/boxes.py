@@ -93,37 +93,42 @@ def sample_random_resized_crop(
     index, height, width = checked_sizes(index, heights, widths)
     _check_range("scale", scale)
     _check_range("ratio", ratio)
-    # torchvision's fallback: the whole image, trimmed about its centre to an allowed ratio
-    trimmed_width = np.where(width > height * ratio[1], np.maximum(np.rint(height * ratio[1]), 1), width)
-    trimmed_height = np.where(width < height * ratio[0], np.maximum(np.rint(width / ratio[0]), 1), height)
-    size = np.stack([trimmed_width, trimmed_height], axis=1)
-    corner = np.stack([width - trimmed_width, height - trimmed_height], axis=1) // 2
     check_flip(flip)
-    flipped = np.zeros(len(index), dtype=bool)
-    pending = np.arange(len(index))
-    # Four numbers a try; the first four are for the flip, in one call with the crop. Most samples fit within two tries,
-    # so the other eight are computed for the rest alone.
-    for first, last in ((0, 3), (3, 11)):
-        u = uniform(key, index[pending], "crop", 4 * (last - first), start=4 * first).reshape(-1, last - first, 4)
-        if first == 0:
-            flipped = sample_flip(key, index, flip) if flip == "alternate" else u[:, 0, 0] < flip
-            u = u[:, 1:]
-        h, w = height[pending, None], width[pending, None]
-        area = h * w * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
-        aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
-        crop = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=2)))  # Python's rounding: half to even
-        room = np.stack([w - crop[..., 0], h - crop[..., 1]], axis=2)
-        fits = (crop > 0).all(axis=2) & (room >= 0).all(axis=2)
-        offset = np.floor(u[..., 3:1:-1] * (room + 1))  # uniform over the offsets, the last one included
-        chosen = fits.argmax(axis=1)
-        done = np.flatnonzero(fits.any(axis=1))
-        size[pending[done]] = crop[done, chosen[done]]
-        corner[pending[done]] = offset[done, chosen[done]]
-        pending = np.delete(pending, done)
-        if not pending.size:
-            break
-    box = np.concatenate([corner, corner + size], axis=1)
-    return CropParams(np.arange(len(index)), box.astype(np.float32), flipped, "box")
+    # Four numbers a try; the first four are for the flip, in one call with the crop. Five tries nearly always do: the
+    # other five are computed for the rest alone.
+    u = uniform(key, index, "crop", 24)
+    flipped = sample_flip(key, index, flip) if flip == "alternate" else u[:, 0] < flip
+    chosen, fits = _first_fitting(u[:, 4:], height, width, scale, ratio)
+    if not fits.all():
+        rest = np.flatnonzero(~fits)
+        u = uniform(key, index[rest], "crop", 20, start=24)
+        later, fit = _first_fitting(u, height[rest], width[rest], scale, ratio)
+        # torchvision's fallback: the whole image, trimmed about its centre to an allowed ratio
+        h, w = height[rest], width[rest]
+        trimmed_width = np.where(w > h * ratio[1], np.maximum(np.rint(h * ratio[1]), 1), w)
+        trimmed_height = np.where(w < h * ratio[0], np.maximum(np.rint(w / ratio[0]), 1), h)
+        trimmed = (w - trimmed_width) // 2, (h - trimmed_height) // 2, trimmed_width, trimmed_height
+        chosen[:, rest] = np.where(fit, later, trimmed)
+    chosen[2:] += chosen[:2]
+    return CropParams(np.arange(len(index)), np.ascontiguousarray(chosen.T, dtype=np.float32), flipped, "box")
+
+
+def _first_fitting(
+    u: np.ndarray, height: np.ndarray, width: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(4, B) left, top, width and height of the first try that lies within its image, and (B,) whether there is one.
+    u: (B, 4 · tries) numbers."""
+    share, shape, down, right = np.ascontiguousarray(u.T).reshape(-1, 4, len(u)).swapaxes(0, 1)
+    low, high = np.log(ratio[0]), np.log(ratio[1])
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+    aspect = np.exp(low + (high - low) * shape)
+    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))  # Python's rounding: half to even
+    fits = (w > 0) & (h > 0) & (w <= width) & (h <= height)
+    first = fits.argmax(axis=0), np.arange(len(u))
+    w, h = w[first], h[first]
+    # uniform over the offsets, the last one included
+    left, top = np.floor(right[first] * (width - w + 1)), np.floor(down[first] * (height - h + 1))
+    return np.stack([left, top, w, h]), fits[first]
 
 
 def sample_scale_jitter_crop(
