@@ -118,7 +118,7 @@ def _first_fitting(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(4, B) left, top, width and height of the first try that lies within its image, and (B,) whether there is one.
     u: (B, 4 · tries) numbers."""
-    share, shape, down, right = np.ascontiguousarray(u.T).reshape(-1, 4, len(u)).swapaxes(0, 1)
+    share, shape, down, right = np.ascontiguousarray(u.T).reshape(u.shape[1] // 4, 4, len(u)).swapaxes(0, 1)
     low, high = np.log(ratio[0]), np.log(ratio[1])
     area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
     aspect = np.exp(low + (high - low) * shape)
