@@ -119,8 +119,8 @@ def dirichlet(key: Key, index: np.ndarray, name: str, alpha: float, count: int) 
 
 
 def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, count: int, tries: int = 3) -> np.ndarray:
-    """(B, count) logarithms of Gamma(alpha, 1) variates. The numbers of `tries` are drawn at once; rows of which one had
-    all of them rejected go on with new ones."""
+    """(B, count) logarithms of Gamma(alpha, 1) variates. The numbers of `tries` are drawn at once; rows that hold one
+    which all of them rejected go on with new ones."""
     result = np.empty((index.size, count))
     pending = np.arange(index.size)
     start = 0

@@ -5,24 +5,24 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _PYTEST = [sys.executable, "-m", "pytest", "-q"]
-_KERNEL_TESTS = [f"tests/test_{name}.py" for name in ("crop", "cutout", "mix", "stage")]
 # Memcheck makes a kernel some ten times slower, so: a few tests whose kernels read and write beside every edge.
 MEMCHECKED = ("every_size_equals", "nothing_around_out", "one_image_may_serve", "taps_in_vain")
+_PROCESSES = 14  # at most; each takes half a gigabyte of the GPU's memory
 _TAIL = 2000
 
 
 def run_tests(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
-    """Outcomes of the tests marked cuda and of the kernels' tests, whose fixtures take the GPU where there is one.
-    quick: one small file instead, which proves that the step works. seconds: for all together."""
-    end = time.monotonic() + seconds
-    selections = [["tests/test_memory.py"]] if quick else [["tests", "-m", "cuda"], _KERNEL_TESTS]
-    return [_outcome([*_PYTEST, *selection], max(1.0, end - time.monotonic())) for selection in selections]
+    """The outcome of the tests that need a GPU, and of the kernels', which take one where there is one: in several
+    processes, since most of their time goes into compiling. quick: one small file instead, which proves that the step
+    works."""
+    processes = str(min(_PROCESSES, max(1, (os.cpu_count() or 1) - 2)))
+    everything = ["tests", "-m", "cuda or kernel", "--numprocesses", processes, "--dist", "worksteal"]
+    return [_outcome([*_PYTEST, *(["tests/test_memory.py"] if quick else everything)], seconds)]
 
 
 def memcheck(*, seconds: float) -> dict[str, Any]:

@@ -100,17 +100,34 @@ def _repeated(value, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _pixel(ptr, channel_stride, CHANNELS: tl.constexpr):
-    """The channels of the pixels at `ptr`, as float32; bytes as 256 + value."""
-    channels = ()
-    for c in tl.static_range(CHANNELS):
-        value = tl.load(ptr + c * channel_stride)
-        if value.dtype == tl.uint8:
+def _fetch(ptr, channel_stride, X_STRIDE: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
+    """The channels of TAPS pixels from `ptr` on, as they are stored: float32, or bytes in an int32."""
+    stored = ()
+    for tap in tl.static_range(TAPS):
+        for c in tl.static_range(CHANNELS):
+            value = tl.load(ptr + tap * X_STRIDE + c * channel_stride)
+            stored = stored + (value.to(tl.int32) if value.dtype == tl.uint8 else value,)
+    return stored
+
+
+@triton.jit
+def _floats(stored):
+    """What _fetch gave, as float32; bytes as 256 + value."""
+    values = ()
+    for i in tl.static_range(len(stored)):
+        value = stored[i]
+        if value.dtype == tl.int32:
             # 256 + value, written into the mantissa: as many instructions as a conversion, which runs at a quarter of
             # the speed on a GPU's slowest unit.
-            value = (value.to(tl.int32) * 32768 + 0x43800000).to(tl.float32, bitcast=True)
-        channels = channels + (value,)
-    return channels
+            value = (value * 32768 + 0x43800000).to(tl.float32, bitcast=True)
+        values = values + (value,)
+    return values
+
+
+@triton.jit
+def _pixel(ptr, channel_stride, CHANNELS: tl.constexpr):
+    """The channels of the pixels at `ptr`, as _floats has them."""
+    return _floats(_fetch(ptr, channel_stride, 0, CHANNELS, 1))
 
 
 @triton.jit
@@ -125,6 +142,16 @@ def _color_lines(color_ptr, OFFSET: tl.constexpr, CHANNELS: tl.constexpr):
             total += factor
         color = color + (tl.load(color_ptr + c * (CHANNELS + 1) + CHANNELS) - OFFSET * total,)
     return color
+
+
+@triton.jit
+def _weighted(stored, weights, CHANNELS: tl.constexpr):
+    """The sum of weights · pixels, which _fetch gave: CHANNELS times (COLUMNS,) float32."""
+    values = _floats(stored)
+    total = _scaled(values[:CHANNELS], weights[0])
+    for tap in tl.static_range(1, len(weights)):
+        total = _multiply_add(total, weights[tap], values[tap * CHANNELS : (tap + 1) * CHANNELS], 0)
+    return total
 
 
 @triton.jit
@@ -146,9 +173,7 @@ def _across(
     """One source row filtered across: CHANNELS times (COLUMNS,) float32. TAPS: how many taps, with their weights; 0:
     `window` of them, in groups of four; -1: `window` of them, some of which lie outside [low, high)."""
     if TAPS > 0:
-        total = _scaled(_pixel(ptr, channel_stride, CHANNELS), weights[0])
-        for tap in tl.static_range(1, TAPS):
-            total = _multiply_add(total, weights[tap], _pixel(ptr + tap * X_STRIDE, channel_stride, CHANNELS), 0)
+        total = _weighted(_fetch(ptr, channel_stride, X_STRIDE, CHANNELS, TAPS), weights, CHANNELS)
     else:
         total = _repeated(distance * 0, CHANNELS)
         if TAPS == 0:
@@ -309,16 +334,32 @@ def _strip(
         where = out_ptr + (out_x * out_x_stride + top * out_y_stride)
         at = y_start + top.to(tl.int64) * y_step
         row = (at >> 32).to(tl.int32) - REACH + 1
+        # A row of two taps is fetched while the one before it is computed. More would take registers that cost more
+        # warps than the wait does.
+        AHEAD: tl.constexpr = TAPS == 2
+        if AHEAD:
+            ptr = image_ptr + tl.minimum(tl.maximum(row, y_low), y_high - 1) * y_stride + first * X_STRIDE
+            ahead = _fetch(ptr, channel_stride, X_STRIDE, CHANNELS, TAPS)
         for _ in range(top, bottom):
             fraction = _fraction(at)
             begin = (at >> 32).to(tl.int32) - REACH + 1
             at += y_step
             for y in range(tl.maximum(row, begin), begin + 2 * REACH):
-                ptr = image_ptr + tl.minimum(tl.maximum(y, y_low), y_high - 1) * y_stride + first * X_STRIDE
-                filtered = _across(
-                    ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
-                    X_STRIDE, CHANNELS, REACH, TAPS,
-                )  # fmt: skip
+                if AHEAD:
+                    stored = ahead
+                    # Where the step is over one row, without antialiasing, the next output row may begin further down.
+                    skips_to = tl.where(y + 1 < begin + 2 * REACH, 0, (at >> 32).to(tl.int32) - REACH + 1)
+                    following = tl.minimum(tl.maximum(tl.maximum(y + 1, skips_to), y_low), y_high - 1)
+                    ahead = _fetch(
+                        image_ptr + following * y_stride + first * X_STRIDE, channel_stride, X_STRIDE, CHANNELS, TAPS
+                    )
+                    filtered = _weighted(stored, weights, CHANNELS)
+                else:
+                    ptr = image_ptr + tl.minimum(tl.maximum(y, y_low), y_high - 1) * y_stride + first * X_STRIDE
+                    filtered = _across(
+                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
+                        X_STRIDE, CHANNELS, REACH, TAPS,
+                    )  # fmt: skip
                 rows = rows[CHANNELS:] + filtered
             row = begin + 2 * REACH
             shares = _shares(fraction, REACH)

@@ -46,9 +46,15 @@ def pytest_configure() -> None:
 LONGEST = ("test_crop", "test_distributed", "test_train", "test_cutout", "test_gpu_report", "test_kernels_static")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
+        parameters = getattr(item, "callspec", None)
+        if "kernel_device" in getattr(item, "fixturenames", ()) or (
+            parameters is not None and parameters.params.get("device") == "kernel"
+        ):
+            item.add_marker("kernel")
         if item.get_closest_marker("cuda") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
         if not GPU and {"device", "kernel_device", "request"} & set(getattr(item, "fixturenames", ())):

@@ -219,7 +219,7 @@ def test_a_captured_graph_is_replayed_with_other_images_and_draws(name: str) -> 
     pictures = sorted((batch(seed) for seed in range(4)), key=lambda images: -len(images.pixels))
     prepared = [stage.prepare(images, LABELS, index=INDEX, epoch=epoch) for epoch, images in enumerate(pictures)]
     wanted = [stage.augment(one) for one in prepared]
-    static = stage.prepare(pictures[0], LABELS)
+    static = stage.prepare(pictures[0], LABELS, index=INDEX)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -245,17 +245,18 @@ def test_the_compiled_device_part_gives_the_same_bits_on_a_gpu(name: str, compil
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @pytest.mark.parametrize("name", RECIPES)
 def test_neither_part_waits_for_the_device(name: str) -> None:
     """After the first batch, which compiles and tries the device. The images lie in page-locked memory."""
     stage = stage_of(name).to("cuda")
     labels = torch.tensor(LABELS).cuda()
     pinned = [batch(seed).pin_memory() for seed in range(2)]
-    stage(pinned[0], labels)
+    stage(pinned[0], labels, index=INDEX)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
-        stage(pinned[1], labels)
+        torch.cuda.set_sync_debug_mode("error")
+        stage(pinned[1], labels, index=INDEX, epoch=1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -266,7 +267,7 @@ def test_crop_cutout_and_mixing_are_at_most_four_launches() -> None:
     prepared = stage.prepare(batch(0), LABELS)
     stage.augment(prepared)
     torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         stage.augment(prepared)
         torch.cuda.synchronize()
     kernels = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]

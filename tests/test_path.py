@@ -267,6 +267,7 @@ def test_a_batch_that_is_cropped_cut_out_and_mixed_takes_four_launches(
         launched.append(kernel.fn.__name__)
         return launch(kernel, grid)
 
+    assert runs_triton(torch.device(kernel_device))  # which tries the device, by a launch, if nothing else did before
     monkeypatch.setattr(kind, "__getitem__", counted)
     both = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "mixup_mode": "elem"}
     mixing = {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0, "fill": "noise"}, both
