@@ -4,7 +4,8 @@
     python benchmarks/gpu_report.py --device cpu --quick      # proves in a minute, on any machine, that this works
 
 Runs the kernels' tests, then measures (see gpu_ops.py, gpu_training.py, bench_rivals.py), and writes <gpu>-<date>.json,
-.md and .png into benchmarks/results. What a CPU or --quick gives is called dry-run in its name, and is no result.
+.md and .png into benchmarks/results. What a CPU or --quick gives is called dry-run in its name, and is no result; what
+a run had found that was stopped stays in unfinished-<gpu>-<date>.json, and is none either.
 Exits with 1 where a test failed or a measurement of augment_gpu itself raised.
 """
 
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -42,15 +43,19 @@ LIMITS = {
     "training": 35,
     "rivals": 60,
 }
+KIND, UNFINISHED = "gpu-report", "gpu-report, unfinished"
 _RIVAL_PACKAGES = ("cvcuda-cu12", "cvcuda-cu13", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "timm")
 
 
-def report(device: torch.device, *, quick: bool, tests: bool) -> dict[str, Any]:
-    """Everything that was found, as it goes into the JSON file."""
+Found = dict[str, Any]
+
+
+def report(device: torch.device, *, quick: bool, tests: bool, keep: Callable[[Found], None]) -> Found:
+    """Everything that was found, as it goes into the JSON file. keep: is given what is there after each part."""
     plan = QUICK if quick else Plan()
     dry_run = quick or device.type != "cuda"
-    found: dict[str, Any] = {
-        "kind": "gpu-report",
+    found: Found = {
+        "kind": UNFINISHED,
         "dry_run": dry_run,
         "date": date.today().isoformat(),
         "machine": {**machine(), "device": describe(device), "rivals": _installed()},
@@ -61,12 +66,13 @@ def report(device: torch.device, *, quick: bool, tests: bool) -> dict[str, Any]:
         "errors": [],
         "took_seconds": {},
     }
+    took = partial(_took, found, keep)
     if tests:
-        found["tests"] = _took(found, "tests", lambda: run_tests(quick=quick, seconds=LIMITS["tests"]))
-        found["memcheck"] = _took(found, "memcheck", lambda: memcheck(seconds=LIMITS["memcheck"]))
+        took("tests", lambda: run_tests(quick=quick, seconds=LIMITS["tests"]))
+        took("memcheck", lambda: memcheck(seconds=LIMITS["memcheck"]))
     else:
         found["left_out"].append("tests: --no-tests was given")
-    found["ceiling"] = ceiling(plan, device)
+    took("ceiling", lambda: ceiling(plan, device))
     speed = found["ceiling"]["bytes_per_second"]["median"]
     parts = {
         "crops": crops(plan, device, speed),
@@ -77,23 +83,23 @@ def report(device: torch.device, *, quick: bool, tests: bool) -> dict[str, Any]:
     }
     for name, rows in parts.items():
         seconds = math.inf if quick else LIMITS[name]
-        found[name] = _took(found, name, partial(_collect, found, name, rows, seconds))
+        took(name, partial(_collect, found, name, rows, seconds))
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    found["rivals"] = _took(found, "rivals", lambda: measured_rivals(device, quick=quick, seconds=LIMITS["rivals"]))
-    return found
+    took("rivals", lambda: measured_rivals(device, quick=quick, seconds=LIMITS["rivals"]))
+    return found | {"kind": KIND}
 
 
-def _took(found: dict[str, Any], name: str, part: Any) -> Any:
+def _took(found: Found, keep: Callable[[Found], None], name: str, part: Callable[[], Any]) -> None:
     print(f"{name} …", file=sys.stderr, flush=True)
     begin = time.monotonic()
-    result = part()
+    found[name] = part()
     found["took_seconds"][name] = round(time.monotonic() - begin, 1)
-    return result
+    keep(found)
 
 
 def _collect(
-    found: dict[str, Any], name: str, rows: Generator[dict[str, Any], None, None], seconds: float
+    found: Found, name: str, rows: Generator[dict[str, Any], None, None], seconds: float
 ) -> list[dict[str, Any]]:
     """The rows that came within so many seconds. What stopped them early is noted, and the report goes on."""
     begin, collected = time.monotonic(), []
@@ -144,7 +150,7 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def failures(found: dict[str, Any]) -> Iterable[str]:
+def failures(found: Found) -> Iterable[str]:
     """Why the run counts as failed. What only lasted too long is no failure, and stands in the report as such: most of
     the tests' time goes into compiling some fifty variants of the kernels, which the next run finds in Triton's
     cache."""
@@ -166,13 +172,15 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no NVIDIA GPU is visible here; --device cpu --quick makes a dry run")
-    found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests)
     options.output.mkdir(parents=True, exist_ok=True)
+    keep = partial(save, "unfinished", folder=options.output)
+    found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests, keep=keep)
     path = save("dry-run" if found["dry_run"] else "", found, options.output)
     table = markdown(found)
     path.with_suffix(".md").write_text(table)
     plot(found, path.with_suffix(".png"))
     print(table)
+    keep(found).unlink()
     print("written to", path)
     reasons = list(failures(found))
     print("".join(f"FAILED {reason}\n" for reason in reasons), file=sys.stderr, end="")

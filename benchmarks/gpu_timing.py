@@ -71,7 +71,7 @@ def on_device(calls: Calls, device: torch.device, *, budget: float, rounds: int)
     seconds, kernels, copies = [], 0, 0
     for _ in range(rounds):
         torch.cuda.synchronize(device)
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
             for call in calls:
                 call()
             torch.cuda.synchronize(device)

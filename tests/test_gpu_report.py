@@ -45,6 +45,26 @@ def test_a_dry_run_cannot_be_taken_for_a_result(dry_run: Path, found: dict[str, 
     assert newest_result(dry_run.parent) is None
 
 
+def test_a_run_that_is_stopped_leaves_what_it_had_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_report
+    from readme_table import newest_result
+
+    def stops(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_report, "measured_rivals", stops)
+    command = ["gpu_report.py", "--device", "cpu", "--quick", "--no-tests", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_report.main()
+    (path,) = tmp_path.iterdir()
+    kept = json.loads(path.read_text())
+    assert path.name.startswith("unfinished-")
+    assert len(kept["crops"]) == 36
+    assert "rivals" not in kept
+    assert newest_result(tmp_path) is None
+
+
 def test_a_dry_run_measures_every_case(found: dict[str, Any]) -> None:
     cases = {(row["source"], row["asked_batch"], row["dtype"], row["layout"]) for row in found["crops"]}
     assert len(cases) == len(found["crops"]) == 3 * 2 * 3 * 2
