@@ -55,7 +55,7 @@ class RaggedBatch:
         each: Callable[..., Iterable[Any]] = map,
     ) -> Self:
         """from_images for (H, W, C) uint8 tensors that `as_hwc` gave. names: of the images, for messages. channels: of
-        a batch of none. each: what maps the copying over the images, such as a thread pool's map."""
+        a batch of none. each: what maps the copying over parts of the batch, such as a thread pool's map."""
         channels = views[0].shape[2] if views else channels
         for view, name in zip(views, names, strict=True):
             if view.shape[2] != channels:
@@ -68,10 +68,15 @@ class RaggedBatch:
         buffer = torch.empty(shape, dtype=dtype, pin_memory=True) if pin else memory.empty(shape, dtype)
         buffer[total:] = 0
 
-        def place(start: int, view: torch.Tensor) -> None:
-            buffer[start : start + view.numel()].view(view.shape).copy_(view)
+        space, starts = buffer.numpy(), offset.tolist()
 
-        for _ in each(place, offset[:-1].tolist(), views):
+        def place(images: range) -> None:
+            for i in images:
+                np.copyto(space[starts[i] : starts[i + 1]].reshape(views[i].shape), views[i].numpy(force=True))
+
+        # Parts of a megabyte or so: many small images are one, and a large one is a part by itself.
+        firsts = np.flatnonzero(np.diff(offset[:-1] >> 20, prepend=-1)).tolist()
+        for _ in each(place, map(range, firsts, [*firsts[1:], len(views)])):
             pass
         height, width = (torch.tensor([view.shape[d] for view in views], dtype=torch.int32) for d in (0, 1))
         return cls(buffer[:total], torch.from_numpy(offset[:-1].copy()), height, width, channels)

@@ -156,7 +156,10 @@ class Loader:
         pending: deque[tuple[_Plan, Future[_Packed]]] = deque()
         try:
             for plan in self._plans():
-                reads = [pool.submit(self._read, int(i)) for i in plan.index]
+                # Several samples a task: to hand one over takes as long as to decode a small picture.
+                count = max(1, len(plan.index) // (2 * self.workers))
+                parts = [plan.index[i : i + count].tolist() for i in range(0, len(plan.index), count)]
+                reads = [pool.submit(self._read, part) for part in parts]
                 pending.append((plan, packer.submit(self._pack, plan.index, reads, copiers, stream)))
                 if len(pending) > self.prefetch:
                     yield self._finish(*pending.popleft())
@@ -189,8 +192,11 @@ class Loader:
                     rows = np.concatenate([rows, np.setdiff1d(mix.partner[rows], rows)])
             yield _Plan(batch[rows], own, rows, mix, start + len(batch))
 
-    def _read(self, index: int) -> tuple[torch.Tensor, int] | tuple[str, str]:
-        """(image, label), or (path, reason) where it cannot be read and on_error is "skip"."""
+    def _read(self, index: list[int]) -> list[tuple[torch.Tensor, int] | tuple[str, str]]:
+        """(image, label) of each, or (path, reason) where it cannot be read and on_error is "skip"."""
+        return [self._read_one(i) for i in index]
+
+    def _read_one(self, index: int) -> tuple[torch.Tensor, int] | tuple[str, str]:
         name = sample_name(self.dataset, index)
         try:
             image, label = self.dataset[index]
@@ -203,7 +209,7 @@ class Loader:
     def _pack(
         self, index: np.ndarray, reads: list[Future[Any]], copiers: ThreadPoolExecutor, stream: torch.cuda.Stream | None
     ) -> _Packed:
-        results = [read.result() for read in reads]
+        results = [result for read in reads for result in read.result()]
         kept = np.array([i for i, (first, _) in enumerate(results) if isinstance(first, torch.Tensor)], dtype=np.int64)
         errors = [(first, reason) for first, reason in results if not isinstance(first, torch.Tensor)]
         views, names = [results[i][0] for i in kept], [sample_name(self.dataset, int(index[i])) for i in kept]
