@@ -16,7 +16,7 @@ from augment_gpu.data.sources import Dataset, ImageFolder
 from augment_gpu.ops.path import DeviceError
 from augment_gpu.predict import BATCH_SIZE, MAX_VIEWS, MODES
 from augment_gpu.results import printable
-from augment_gpu.transfer.config import TrainConfig, usable_device
+from augment_gpu.transfer.config import TrainConfig, forked_generators, usable_device
 from augment_gpu.transfer.plan import AUGMENTATION, STRATEGIES
 from augment_gpu.transfer.run import InterruptedRunError
 from augment_gpu.transfer.setup import is_split
@@ -399,7 +399,7 @@ def _features(given: dict[str, Any]) -> None:
     device = usable_device(given["device"])
     changed = _read_recipe(given["recipe"]) if given["recipe"] else {}
     dataset = _training_images(given["data"])
-    with torch.random.fork_rng():
+    with forked_generators(device):
         torch.manual_seed(given["seed"])
         model = create_model(given["model"], len(dataset.classes), weights=given["weights"], scratch=given["scratch"])
     recipe = Recipe.from_dict({"size": size, "num_classes": len(dataset.classes), **normalization(model), **changed})

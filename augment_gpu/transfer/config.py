@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,6 +112,12 @@ def autocast(
     """For images of this dtype on this device: of 16 bits, they would not go into float32 weights."""
     on = {"auto": device.type == "cuda", "float32": False, "bfloat16": True}[precision]
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on or dtype != torch.float32)
+
+
+def forked_generators(device: torch.device) -> AbstractContextManager[None]:
+    """torch's generators of the CPU and of this device are afterwards what they were. Of all devices, as torch has it
+    by default, it warns where there are several GPUs."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def usable_device(name: str | None) -> torch.device:

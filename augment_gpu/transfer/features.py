@@ -102,6 +102,7 @@ def extract_features(
         "views": views,
         "seed": seed if views else None,
         "data": data_fingerprint(dataset),
+        "precision": "bfloat16" if loader.device.type == "cuda" else "float32",
         "augment_gpu": package_version("augment_gpu"),
         "timm": package_version("timm"),
     }
