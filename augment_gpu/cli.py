@@ -399,7 +399,7 @@ def _features(given: dict[str, Any]) -> None:
     device = usable_device(given["device"])
     changed = _read_recipe(given["recipe"]) if given["recipe"] else {}
     dataset = _training_images(given["data"])
-    with forked_generators(device):
+    with forked_generators():
         torch.manual_seed(given["seed"])
         model = create_model(given["model"], len(dataset.classes), weights=given["weights"], scratch=given["scratch"])
     recipe = Recipe.from_dict({"size": size, "num_classes": len(dataset.classes), **normalization(model), **changed})

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,25 +49,26 @@ def _outcome(command: list[str], seconds: float, **environment: str) -> dict[str
     """Numbers of passed, failed, skipped … tests by pytest's last line; timed_out, if it did not come to that. Keeps
     the end of the output, which names the failures."""
     shown = " ".join("python" if part == sys.executable else part for part in command)
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired as expired:
-        output = expired.stdout or b""
-        text = output if isinstance(output, str) else output.decode(errors="replace")
-        return {"command": shown, "timed_out": seconds, "output_tail": text[-_TAIL:]}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes too, which would disturb what is measured next
+            output, _ = process.communicate()
+            return {"command": shown, "timed_out": seconds, "output_tail": output[-_TAIL:]}
     return {
         "command": shown,
-        "exit_status": done.returncode,
-        "outcome": summary(done.stdout),
-        "output_tail": done.stdout[-_TAIL:],
+        "exit_status": process.returncode,
+        "outcome": summary(output),
+        "output_tail": output[-_TAIL:],
     }
 
 

@@ -4,8 +4,8 @@
     python benchmarks/gpu_report.py --device cpu --quick      # proves in a minute, on any machine, that this works
 
 Runs the kernels' tests, then measures (see gpu_ops.py, gpu_training.py, bench_rivals.py), and writes <gpu>-<date>.json,
-.md and .png into benchmarks/results. What a CPU or --quick gives is called dry-run in its name, and is no result; what
-a run had found that was stopped stays in unfinished-<gpu>-<date>.json, and is none either.
+.md and .png into benchmarks/results. What a CPU or --quick gives is called dry-run in its name, and is no result; the
+parts that a run had finished when it was stopped stay in unfinished-<gpu>-<date>.json, which is none either.
 Exits with 1 where a test failed or a measurement of augment_gpu itself raised.
 """
 
@@ -173,9 +173,10 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no NVIDIA GPU is visible here; --device cpu --quick makes a dry run")
     options.output.mkdir(parents=True, exist_ok=True)
-    keep = partial(save, "unfinished", folder=options.output)
+    dry = "dry-run" if options.quick or options.device != "cuda" else ""
+    keep = partial(save, "-".join(filter(None, [dry, "unfinished"])), folder=options.output)
     found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests, keep=keep)
-    path = save("dry-run" if found["dry_run"] else "", found, options.output)
+    path = save(dry, found, options.output)
     table = markdown(found)
     path.with_suffix(".md").write_text(table)
     plot(found, path.with_suffix(".png"))

@@ -64,10 +64,15 @@ def section(path: Path | None) -> str:
     shown = [row for row in found["crops"] if row["asked_batch"] == batch]
     return "\n\n".join(
         [
-            f"On {device_name(found)}, {found['date']}, torch {packages['torch']}, Triton {packages['triton']} (`make "
-            f"gpu-report`; everything is in `benchmarks/results/{path.stem}.md`, the raw figures in "
-            f"`{path.name}`).\nMedians, with quartiles in brackets; the floor is the time that the bytes which must "
-            "move take at the\nspeed of a large copy.",
+            textwrap.fill(
+                f"On {device_name(found)}, {found['date']}, torch {packages['torch']}, Triton {packages['triton']}, "
+                f"commit {found['commit']} (`make gpu-report`{'' if 'tests' in found else ' without its tests'}; "
+                f"everything is in `benchmarks/results/{path.stem}.md`, the raw figures in `{path.name}`). Medians, "
+                "with quartiles in brackets; the floor is the time that the bytes which must move take at the speed of "
+                "a large copy.",
+                120,
+                break_on_hyphens=False,
+            ),
             f"The fused crop, to {found['plan']['size']} × {found['plan']['size']}:",
             crop_table(shown),
             "Other libraries at the same crop, also where they are faster:",

@@ -50,9 +50,9 @@ LONGEST = ("test_crop", "test_distributed", "test_train", "test_cutout", "test_g
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        if "kernel_device" in getattr(item, "fixturenames", ()) or (
-            parameters is not None and parameters.params.get("device") == "kernel"
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "kernel_device" in getattr(item, "fixturenames", ()) or any(
+            isinstance(value, str) and value == "kernel" for value in parameters
         ):
             item.add_marker("kernel")
         if item.get_closest_marker("cuda") and not GPU:

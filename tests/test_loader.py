@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -586,3 +587,38 @@ def test_a_bad_argument_is_refused_by_its_name(options: dict[str, Any], message:
 def test_an_empty_dataset_is_refused() -> None:
     with pytest.raises(ValueError, match="the dataset is empty"):
         make(Pictures(0), 2)
+
+
+# ---- a pass that ends early
+
+
+class SlowPictures(Pictures):
+    """Each takes a while to read, once `slow` is set."""
+
+    slow = False
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]:
+        if self.slow:
+            time.sleep(0.01)
+        return super().__getitem__(index)
+
+
+def test_a_pass_that_is_broken_off_reads_no_more_than_was_under_way() -> None:
+    dataset = SlowPictures(400)
+    batches = iter(make(dataset, 100, workers=1))
+    dataset.slow = True
+    next(batches)
+    under_way = len(dataset.read)
+    batches.close()
+    assert len(dataset.read) <= under_way + 5  # of the fifty that a thread takes at a time
+    read = len(dataset.read)
+    time.sleep(0.1)
+    assert len(dataset.read) == read  # nobody reads on
+
+
+def test_a_bad_file_stops_the_reading_of_the_batches_behind_it() -> None:
+    dataset = SlowPictures(400, bad=(0,))
+    dataset.slow = True
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(iter(make(dataset, 100, workers=1, shuffle=False)))
+    assert len(dataset.read) <= 10  # it, and what was begun until somebody heard of it

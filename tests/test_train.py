@@ -16,6 +16,7 @@ import torch
 
 from augment_gpu.cli import main
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
+from augment_gpu.transfer.config import autocasts, forked_generators
 from augment_gpu.transfer.model import create_model
 from augment_gpu.transfer.run import InterruptedRunError, Run
 from augment_gpu.transfer.train import train
@@ -557,3 +558,38 @@ def test_a_run_does_not_go_on_with_other_classes(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"has classes \['red_right', 'z'\]; when the run began they were"):
         train(None, tmp_path / "run", {}, resume=True)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_run_leaves_the_callers_random_numbers_as_they_were(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train(str(folder), tmp_path / "run", {**SMALL, "epochs": 1})
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_generators_of_several_gpus_are_kept_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch warns, and the tests fail at warnings, where it is to find several GPUs itself."""
+    states = {0: 10, 1: 11}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[int(torch.device(device).index or 0)])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.__setitem__(torch.device(device).index or 0, state)
+    )
+    with forked_generators():
+        states.update({0: -1, 1: -1})
+    assert states == {0: 10, 1: 11}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "precision", "expected"),
+    [
+        ("cpu", torch.float32, "auto", False),
+        ("cuda", torch.float32, "auto", True),
+        ("cuda", torch.float32, "float32", False),
+        ("cpu", torch.float32, "bfloat16", True),
+        ("cpu", torch.bfloat16, "auto", True),  # as the images, so the weights
+    ],
+)
+def test_a_gpu_computes_in_16_bits_and_so_does_whoever_is_given_them(device, dtype, precision, expected) -> None:
+    assert autocasts(torch.device(device), dtype, precision) is expected

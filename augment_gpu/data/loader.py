@@ -1,6 +1,7 @@
 """From a dataset to batches on the device, finished by a stage."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -153,19 +154,21 @@ class Loader:
         # Packing gets threads of its own: in the readers' queue it would stand behind the reads of later batches.
         copiers = ThreadPoolExecutor(self.workers, thread_name_prefix="augment_gpu-copy")
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        stopped = threading.Event()
         pending: deque[tuple[_Plan, Future[_Packed]]] = deque()
         try:
             for plan in self._plans():
                 # Several samples a task: to hand one over takes as long as to decode a small picture.
                 count = max(1, len(plan.index) // (2 * self.workers))
                 parts = [plan.index[i : i + count].tolist() for i in range(0, len(plan.index), count)]
-                reads = [pool.submit(self._read, part) for part in parts]
+                reads = [pool.submit(self._read, part, stopped) for part in parts]
                 pending.append((plan, packer.submit(self._pack, plan.index, reads, copiers, stream)))
                 if len(pending) > self.prefetch:
                     yield self._finish(*pending.popleft())
             while pending:
                 yield self._finish(*pending.popleft())
         finally:
+            stopped.set()
             for executor in (pool, packer, copiers):
                 executor.shutdown(cancel_futures=True)
         self.epoch, self._used, self._under_way = self.epoch + 1, 0, False
@@ -192,9 +195,10 @@ class Loader:
                     rows = np.concatenate([rows, np.setdiff1d(mix.partner[rows], rows)])
             yield _Plan(batch[rows], own, rows, mix, start + len(batch))
 
-    def _read(self, index: list[int]) -> list[tuple[torch.Tensor, int] | tuple[str, str]]:
-        """(image, label) of each, or (path, reason) where it cannot be read and on_error is "skip"."""
-        return [self._read_one(i) for i in index]
+    def _read(self, index: list[int], stopped: threading.Event) -> list[tuple[torch.Tensor, int] | tuple[str, str]]:
+        """(image, label) of each, or (path, reason) where it cannot be read and on_error is "skip"; fewer where the
+        pass was broken off, and nobody looks at them."""
+        return [self._read_one(i) for i in index if not stopped.is_set()]
 
     def _read_one(self, index: int) -> tuple[torch.Tensor, int] | tuple[str, str]:
         name = sample_name(self.dataset, index)

@@ -109,15 +109,21 @@ class TrainConfig:
 def autocast(
     device: torch.device, dtype: torch.dtype, precision: Literal["auto", "float32", "bfloat16"] = "auto"
 ) -> torch.autocast:
-    """For images of this dtype on this device: of 16 bits, they would not go into float32 weights."""
-    on = {"auto": device.type == "cuda", "float32": False, "bfloat16": True}[precision]
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=on or dtype != torch.float32)
+    """For images of this dtype on this device."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocasts(device, dtype, precision))
 
 
-def forked_generators(device: torch.device) -> AbstractContextManager[None]:
-    """torch's generators of the CPU and of this device are afterwards what they were. Of all devices, as torch has it
-    by default, it warns where there are several GPUs."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+def autocasts(
+    device: torch.device, dtype: torch.dtype, precision: Literal["auto", "float32", "bfloat16"] = "auto"
+) -> bool:
+    """Whether a network computes in bfloat16. Images of 16 bits would not go into float32 weights."""
+    return {"auto": device.type == "cuda", "float32": False, "bfloat16": True}[precision] or dtype != torch.float32
+
+
+def forked_generators() -> AbstractContextManager[None]:
+    """torch's generators, which torch.manual_seed reseeds, of the CPU and of every GPU: afterwards they are what they
+    were. All GPUs are named, since torch warns where there are several and it is to find them itself."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def usable_device(name: str | None) -> torch.device:

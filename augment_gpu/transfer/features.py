@@ -23,7 +23,7 @@ from augment_gpu.ragged import RaggedBatch
 from augment_gpu.recipe import Recipe
 from augment_gpu.stage import Stage
 from augment_gpu.transfer.checkpoint import load_json, save_json, write_atomically
-from augment_gpu.transfer.config import autocast
+from augment_gpu.transfer.config import autocast, autocasts
 from augment_gpu.transfer.fingerprint import (
     backbone_fingerprint,
     data_fingerprint,
@@ -72,9 +72,10 @@ def extract_features(
     rounding only.
 
     The features are kept in `cache` (none: ``$XDG_CACHE_HOME/augment_gpu/features``) under a name that follows from
-    the network (model_name, and everything in it but the classifier), recipe, views, seed, the images (see
-    data_fingerprint), and the versions of this package and timm; a second call checks the files, and computes
-    nothing. Files are whole or not there; damaged ones are made again. Nothing is ever deleted from there but those.
+    the network (model_name, and everything in it but the classifier), whether it computes in bfloat16, recipe, views,
+    seed, the images (see data_fingerprint), and the versions of this package and timm; a second call checks the files,
+    and computes nothing. Files are whole or not there; damaged ones are made again. Nothing is ever deleted from there
+    but those.
 
     Raises ValueError where no image can be read, for features that float16 cannot hold, naming the sample, and for a
     model of another kind; FileExistsError where the cache holds something else in the features' place; OSError and
@@ -102,7 +103,7 @@ def extract_features(
         "views": views,
         "seed": seed if views else None,
         "data": data_fingerprint(dataset),
-        "precision": "bfloat16" if loader.device.type == "cuda" else "float32",
+        "autocast": autocasts(loader.device, recipe.torch_dtype),
         "augment_gpu": package_version("augment_gpu"),
         "timm": package_version("timm"),
     }

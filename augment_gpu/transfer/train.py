@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from augment_gpu.transfer.checkpoint import load_checkpoint, load_json, save_json
-from augment_gpu.transfer.config import FREE, TrainConfig, forked_generators, usable_device
+from augment_gpu.transfer.config import FREE, TrainConfig, forked_generators
 from augment_gpu.transfer.distributed import Ranks, joined_ranks
 from augment_gpu.transfer.lr_finder import find_lr
 from augment_gpu.transfer.plan import TransferPlan
@@ -38,7 +38,7 @@ def train(data: str | None, output: Path, given: Mapping[str, Any], *, resume: b
         config, data, plan, classes = _configured(data, output, given, ranks, resume=resume)
         last = output / "last.pt"
         goes_on = ranks.from_first(resume and last.exists())
-        with forked_generators(usable_device(device)):
+        with forked_generators():
             torch.manual_seed(config.seed)
             # A run that goes on takes its weights from last.pt: nothing is fetched for it again.
             if ranks.leads and not resume:
