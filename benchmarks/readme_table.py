@@ -160,14 +160,22 @@ def transfer_section(path: Path | None) -> str:
         return NO_TRANSFER_RESULT
     found: dict[str, Any] = json.loads(path.read_text())
     first, data = found["pretraining"], found["data"]
+    photographs = [row for row in found["rows"] if row["data"] == "photographs"]
+    command = f"python benchmarks/transfer_study.py {data['train']} {data['test']}"
     text = (
         f"Measured on {found['machine']['processor']}, {found['date']}: {first['model']} at {first['size']} × "
-        f"{first['size']}, pretrained on {len(first['classes'])} of CIFAR-10's classes. Similar are pictures of the "
-        "five others; very different is another question of these, which of four ways is up. Means and standard "
-        f"deviations of {found['seeds']} seeds, each with training pictures of its own, on {found['test']} pictures a "
-        "class that took no part; images seen count views and epochs "
-        f"(`python benchmarks/transfer_study.py {data['train']} {data['test']}`; raw figures in "
-        f"`benchmarks/results/{path.name}`)."
+        f"{first['size']}, pretrained on {first['images']} pictures of each of CIFAR-10's classes. Similar are other "
+        "pictures of five of these; very different is another question of such pictures, which of four ways is up. "
+    )
+    for row in photographs:
+        text += (
+            f"The photographs have a network that ImageNet taught, {row['model']} at {row['size']} × {row['size']}. "
+        )
+        command += " --photos photos --photo-weights weights.safetensors"
+    text += (
+        f"Means and standard deviations of {found['seeds']} seeds, each with training pictures of its own, on pictures "
+        f"that took no part, {found['test']} a class of CIFAR-10's; of a training run its best epoch counts. Images "
+        f"seen are views times epochs (`{command}`; raw figures in `benchmarks/results/{path.name}`)."
     )
     picture = "![Accuracy of each strategy in the four cases; auto's choice in blue](docs/transfer.png)"
     return "\n\n".join([textwrap.fill(text, 120, break_on_hyphens=False), picture, transfer_tables(found["rows"])])

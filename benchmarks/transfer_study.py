@@ -27,11 +27,13 @@ from archives import extract
 from common import machine, save
 from PIL import Image
 
-from augment_gpu.data import ImageFolder
+from augment_gpu.data import Dataset, ImageFolder
 from augment_gpu.recipe import Recipe
 from augment_gpu.transfer.compare import Outcome, by_strategy, compare, comparison_table, scratch_sentences
+from augment_gpu.transfer.config import TrainConfig
 from augment_gpu.transfer.model import create_model, normalization
 from augment_gpu.transfer.plan import recommend
+from augment_gpu.transfer.setup import open_data
 from augment_gpu.transfer.similarity import measure_similarity
 from augment_gpu.transfer.train import train
 
@@ -111,7 +113,8 @@ def quadrant(options: argparse.Namespace, weights: Path, kind: str, amount: str)
         }
         outcomes += compare(str(folder / "data"), folder, settings, strategies=STRATEGIES, seeds=1)
     data = ImageFolder(options.output / f"{kind}-{amount}-0" / "data" / "train")
-    return row_of(kind, amount, count, PRETRAINING["model"], PRETRAINING["size"], weights, data, outcomes)
+    model, size = PRETRAINING["model"], PRETRAINING["size"]
+    return row_of(kind, amount, count, model, size, weights, data, data.classes, outcomes)
 
 
 def photographs(options: argparse.Namespace) -> dict[str, Any]:
@@ -125,17 +128,20 @@ def photographs(options: argparse.Namespace) -> dict[str, Any]:
         "epochs": PHOTO_EPOCHS,
     }
     outcomes = compare(str(options.photos), folder, settings, strategies=STRATEGIES, seeds=SEEDS)
-    data = ImageFolder(options.photos)
-    per_class = round(len(data) / len(data.classes))
-    return row_of("photographs", "few", per_class, options.photo_model, size, options.photo_weights, data, outcomes)
+    defaults = TrainConfig()
+    data, _, classes = open_data(str(options.photos), defaults.val_fraction, defaults.seed)
+    per_class = round(len(data) / len(classes))
+    return row_of(
+        "photographs", "few", per_class, options.photo_model, size, options.photo_weights, data, classes, outcomes
+    )
 
 
 def row_of(
-    data: str, amount: str, count: int, model_name: str, size: int, weights: Path, dataset: ImageFolder,
-    outcomes: list[Outcome],
+    data: str, amount: str, count: int, model_name: str, size: int, weights: Path, dataset: Dataset,
+    classes: list[str], outcomes: list[Outcome],
 ) -> dict[str, Any]:  # fmt: skip
-    """With what `--strategy auto` measures and chooses for these images."""
-    model = create_model(model_name, len(dataset.classes), weights=str(weights))
+    """With what `--strategy auto` measures and chooses for these training images."""
+    model = create_model(model_name, len(classes), weights=str(weights))
     measured = measure_similarity(
         model, dataset, recipe=Recipe(size=size, **normalization(model)), model_name=model_name
     )
@@ -146,7 +152,7 @@ def row_of(
         "model": model_name,
         "size": size,
         "similarity": asdict(measured) | {"score": measured.score},
-        "chosen": recommend(len(dataset), len(dataset.classes), measured.score).strategy,
+        "chosen": recommend(len(dataset), len(classes), measured.score).strategy,
         "outcomes": [asdict(outcome) for outcome in outcomes],
     }
 
