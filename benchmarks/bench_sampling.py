@@ -7,12 +7,14 @@ One core. Prints a table, and writes results/sampling-<machine>-<date>.json.
 
 import argparse
 from collections.abc import Callable
+from datetime import date
 
 import numpy as np
 from common import machine, paired, save, spread
 
 import augment_gpu as ag
 
+KIND = "sampling"
 BATCH = 256
 ROUNDS = 300
 
@@ -41,7 +43,8 @@ def main() -> None:
     print(f"| draws for {BATCH} images of 500×375 | µs, median | quartiles |\n|---|---|---|")
     for name, figure in figures.items():
         print(f"| {name} | {figure['median']:.0f} | {figure['low']:.0f}–{figure['high']:.0f} |")
-    print("written to", save("sampling", {"machine": machine(), "batch": BATCH, "microseconds": figures}))
+    found = {"kind": KIND, "date": date.today().isoformat(), "machine": machine(), "batch": BATCH}
+    print("written to", save("sampling", found | {"microseconds": figures}))
 
 
 if __name__ == "__main__":

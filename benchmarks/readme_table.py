@@ -15,6 +15,7 @@ from typing import Any
 from bench_features import KIND as FEATURES_KIND
 from bench_policies import KIND as POLICIES_KIND
 from bench_policies import table as policies_table
+from bench_sampling import KIND as SAMPLING_KIND
 from bench_tta import KIND as COST_KIND
 from common import RESULTS, slug
 from cpu_table import KIND as CPU_KIND
@@ -35,6 +36,7 @@ NO_TTA_COST = "No result has been recorded yet; `benchmarks/bench_tta.py` measur
 NO_TTA_RESULT = "No result has been recorded yet; `benchmarks/tta_study.py` measures it."
 NO_TRANSFER_RESULT = "No result has been recorded yet; `benchmarks/transfer_study.py` measures it."
 NO_POLICIES_RESULT = "No result has been recorded yet; `benchmarks/bench_policies.py` measures it."
+NO_SAMPLING_RESULT = "No result has been recorded yet; `benchmarks/bench_sampling.py` measures it."
 NO_FEATURES_RESULT = "No result has been recorded yet; `benchmarks/bench_features.py` measures it."
 
 
@@ -181,6 +183,20 @@ def transfer_section(path: Path | None) -> str:
     return "\n\n".join([textwrap.fill(text, 120, break_on_hyphens=False), picture, transfer_tables(found["rows"])])
 
 
+def sampling_section(path: Path | None) -> str:
+    """What stands between the markers of bench_sampling.py's figures."""
+    if path is None:
+        return NO_SAMPLING_RESULT
+    found: dict[str, Any] = json.loads(path.read_text())
+    milliseconds = found["microseconds"]["all of these"]["median"] / 1e3
+    text = (
+        f"Drawing crop, flip, hole and mixing for {found['batch']} images takes {milliseconds:.2f} ms of one core of "
+        f"{found['machine']['processor']}, {found['date']} (`python benchmarks/bench_sampling.py`; "
+        f"`benchmarks/results/{path.name}`)."
+    )
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
 def features_section(path: Path | None) -> str:
     """What stands between the markers of bench_features.py's figures."""
     if path is None:
@@ -221,6 +237,7 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "tta-cost": lambda folder: tta_cost_section(newest_result(folder, COST_KIND)),
     "transfer-study": lambda folder: transfer_section(newest_result(folder, TRANSFER_KIND)),
     "policies-bench": lambda folder: policies_section(newest_result(folder, POLICIES_KIND)),
+    "sampling": lambda folder: sampling_section(newest_result(folder, SAMPLING_KIND)),
     "features-bench": lambda folder: features_section(newest_result(folder, FEATURES_KIND)),
 }
 

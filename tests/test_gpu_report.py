@@ -266,6 +266,7 @@ def test_readme_takes_the_newest_result_and_marks_a_faster_rival(
         "transfer-study": readme_table.NO_TRANSFER_RESULT,
         "features-bench": readme_table.NO_FEATURES_RESULT,
         "policies-bench": readme_table.NO_POLICIES_RESULT,
+        "sampling": readme_table.NO_SAMPLING_RESULT,
     }
     filled = "\n".join(f"<!-- {name}:begin -->\n{text}\n<!-- {name}:end -->" for name, text in nothing.items())
     readme.write_text(f"before\n{filled}\nafter\n".replace(readme_table.NO_RESULT, "old"))
