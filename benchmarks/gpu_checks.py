@@ -11,8 +11,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _PYTEST = [sys.executable, "-m", "pytest", "-q"]
-# Memcheck makes a kernel some ten times slower, so: a few tests whose kernels read and write beside every edge.
-MEMCHECKED = ("every_size_equals", "nothing_around_out", "one_image_may_serve", "taps_in_vain")
+# Memcheck makes a kernel some ten times slower, so: of each a few small tests, which read and write beside every edge.
+MEMCHECKED = {
+    "crop": ("every_size_equals", "nothing_around_out", "one_image_may_serve", "taps_in_vain"),
+    "cutout": ("begin_and_end_anywhere", "nothing_around_a_part", "noise_fills_up_to_four"),
+    "mix": ("written_and_none_beyond", "three_by_three_picture_by_hand", "mixed_targets_by_hand", "of_another_layout"),
+    "mix_modes": ("a_batch_of_both_kinds",),
+}
 _PROCESSES = 14  # at most; each takes half a gigabyte of the GPU's memory
 _TAIL = 2000
 
@@ -27,20 +32,16 @@ def run_tests(*, quick: bool, seconds: float) -> list[dict[str, Any]]:
 
 
 def memcheck(*, seconds: float) -> dict[str, Any]:
-    """What compute-sanitizer finds in a few of the crop's tests; `absent` where it is not on PATH. Tensors get
+    """What compute-sanitizer finds in a few tests of every kernel; `absent` where it is not on PATH. Tensors get
     allocations of their own, since torch's pool would hide a step past the end of one."""
     if shutil.which("compute-sanitizer") is None:
         return {"absent": "compute-sanitizer is not on PATH"}
-    command = [
-        "compute-sanitizer",
-        "--tool",
-        "memcheck",
-        *_PYTEST,
-        "tests/test_crop.py",
-        "-k",
-        f"({' or '.join(MEMCHECKED)}) and kernel",
-    ]
-    outcome = _outcome(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    files = [f"tests/test_{name}.py" for name in MEMCHECKED]
+    chosen = " or ".join(name for names in MEMCHECKED.values() for name in names)
+    pytest = [*_PYTEST, *files, "-m", "kernel", "-k", chosen]
+    outcome = _outcome(
+        ["compute-sanitizer", "--tool", "memcheck", *pytest], seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+    )
     found = re.search(r"ERROR SUMMARY: (\d+) error", outcome["output_tail"])
     return outcome | {"findings": int(found[1]) if found else None}
 

@@ -191,8 +191,10 @@ def test_outcomes_are_read_from_pytests_last_line() -> None:
 def test_memcheck_names_tests_that_exist() -> None:
     from gpu_checks import MEMCHECKED
 
-    text = (ROOT / "tests/test_crop.py").read_text()
-    assert [name for name in MEMCHECKED if f"def test_{name}" not in text] == []
+    for name, tests in MEMCHECKED.items():
+        text = (ROOT / "tests" / f"test_{name}.py").read_text()
+        for test in tests:
+            assert len(re.findall(rf"^def test_\w*{test}", text, re.MULTILINE)) == 1, test
 
 
 def test_an_old_gpus_bfloat16_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
