@@ -38,10 +38,8 @@ def memcheck(*, seconds: float) -> dict[str, Any]:
         return {"absent": "compute-sanitizer is not on PATH"}
     files = [f"tests/test_{name}.py" for name in MEMCHECKED]
     chosen = " or ".join(name for names in MEMCHECKED.values() for name in names)
-    pytest = [*_PYTEST, *files, "-m", "kernel", "-k", chosen]
-    outcome = _outcome(
-        ["compute-sanitizer", "--tool", "memcheck", *pytest], seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-    )
+    command = ["compute-sanitizer", "--tool", "memcheck", *_PYTEST, *files, "-m", "kernel", "-k", chosen]
+    outcome = _outcome(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     found = re.search(r"ERROR SUMMARY: (\d+) error", outcome["output_tail"])
     return outcome | {"findings": int(found[1]) if found else None}
 
