@@ -151,6 +151,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-fraction", type=float, help=f"share kept for validation ({default.val_fraction})")
     parser.add_argument("--seed", type=int, help=f"({default.seed})")
     _add_reading(parser)
+    parser.add_argument("--cache", type=float, metavar="GIB", help="of decoded images that each process keeps for the "
+                        f"epochs to come ({default.cache:g})")  # fmt: skip
     parser.add_argument("--on-error", choices=("raise", "skip"), help=f"at an unreadable image ({default.on_error})")
     parser.add_argument("--recipe", metavar="FILE", help="JSON with fields of Recipe that the run is to use")
     parser.add_argument(

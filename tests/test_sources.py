@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torchvision
 from PIL import Image
 
+from augment_gpu.data.in_memory import InMemory
 from augment_gpu.data.sources import EXTENSIONS, Dataset, ImageFolder, sample_name, stratified_split, subset
 from augment_gpu.decode import DecodeError
 
@@ -224,3 +226,60 @@ def test_stratified_split_refusals() -> None:
     with pytest.raises(ValueError, match=r"targets has shape \(2, 1\)"):
         stratified_split(np.zeros((2, 1)), 0.5, seed=0)
     assert [len(part) for part in stratified_split([], 0.5, seed=0)] == [0, 0]
+
+
+# ---- samples that stay in memory
+
+
+class Counted:
+    """Pictures of 100 bytes; `read` counts how often each was asked for."""
+
+    def __init__(self, length: int) -> None:
+        self.read = [0] * length
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index is {index}")
+        self.read[index] += 1
+        if index == 3:
+            raise OSError("the disk is gone")
+        return np.full((10, 10), index, dtype=np.uint8), 2 * index
+
+
+def test_samples_are_read_once_as_far_as_they_fit() -> None:
+    counted = Counted(8)
+    dataset = InMemory(counted, 250)
+    assert len(dataset) == 8
+    for _ in range(3):
+        for index in (5, 1, 7):
+            image, label = dataset[index]
+            assert (image == index).all()
+            assert label == 2 * index
+    assert dataset.bytes == 200
+    assert [counted.read[index] for index in (5, 1, 7)] == [1, 1, 3]
+
+
+def test_nothing_is_kept_of_what_cannot_be_read() -> None:
+    counted = Counted(8)
+    dataset = InMemory(counted, 10_000)
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is gone"):
+            dataset[3]
+        with pytest.raises(IndexError, match="index is 8"):
+            dataset[8]
+    assert counted.read[3] == 2
+    assert dataset.bytes == 0
+    assert dataset.path(3) == "sample 3"
+    with pytest.raises(ValueError, match="max_bytes is -1; it must be at least 0"):
+        InMemory(counted, -1)
+
+
+def test_many_threads_may_read_them() -> None:
+    dataset = InMemory(Counted(3), 200)
+    with ThreadPoolExecutor(8) as pool:
+        samples = list(pool.map(lambda number: dataset[number % 3], range(600)))
+    assert all((image == number % 3).all() and label == number % 3 * 2 for number, (image, label) in enumerate(samples))
+    assert dataset.bytes == 200

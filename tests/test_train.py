@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from augment_gpu.cli import main
+from augment_gpu.data import sources
 from augment_gpu.transfer.checkpoint import load_checkpoint, save_checkpoint
 from augment_gpu.transfer.config import autocasts, forked_generators
 from augment_gpu.transfer.model import create_model
@@ -593,3 +595,25 @@ def test_generators_of_several_gpus_are_kept_without_a_warning(monkeypatch: pyte
 )
 def test_a_gpu_computes_in_16_bits_and_so_does_whoever_is_given_them(device, dtype, precision, expected) -> None:
     assert autocasts(torch.device(device), dtype, precision) is expected
+
+
+def test_images_that_are_kept_are_read_once_and_change_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    decode = sources.decode
+
+    def counted(data: bytes, *, name: str, **options: Any) -> np.ndarray:
+        read.append(name)
+        return decode(data, name=name, **options)
+
+    monkeypatch.setattr(sources, "decode", counted)
+    times = []
+    for cache in (1.0, 0.0):
+        read.clear()
+        train(str(folder), tmp_path / f"{cache}", {**SMALL, "epochs": 3, "cache": cache, "device": "cpu"})
+        assert len(set(read)) == 30
+        times.append(len(read))
+    assert times[1] - times[0] == 2 * 30  # of three epochs; the report reads its pictures anew in both
+    kept, anew = (load_checkpoint(tmp_path / f"{cache}" / "last.pt")["model"] for cache in (1.0, 0.0))
+    assert all(torch.equal(kept[name], anew[name]) for name in anew)

@@ -11,7 +11,7 @@ import torch
 from augment_gpu.transfer.plan import STRATEGIES
 
 # Where a run is computed, how it meets bad files and how often it is saved may change when it goes on.
-FREE = ("device", "workers", "on_error", "save_minutes", "tensorboard")
+FREE = ("device", "workers", "cache", "on_error", "save_minutes", "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class TrainConfig:
     through torch.compile. fsdp: weights and optimizer shared out to the processes, for models that fit on none.
 
     val_fraction: the share of each class kept for validation, where the data has no val folder. recipe: fields of
-    Recipe that differ from what the run would choose. device None: a GPU where there is one. Epochs count from 0 in
-    files. save_minutes: how often last.pt is written within an epoch. tensorboard: writes the metrics for it, too.
+    Recipe that differ from what the run would choose. device None: a GPU where there is one. cache: how many GiB of
+    decoded images each process keeps, so that later epochs need not read them again. Epochs count from 0 in files.
+    save_minutes: how often last.pt is written within an epoch. tensorboard: writes the metrics for it, too.
     """
 
     model: str = "resnet18"
@@ -59,6 +60,7 @@ class TrainConfig:
     seed: int = 0
     device: str | None = None
     workers: int | None = None
+    cache: float = 1.0
     on_error: Literal["raise", "skip"] = "raise"
     save_minutes: float = 10.0
     tensorboard: bool = False
@@ -90,7 +92,7 @@ class TrainConfig:
             raise ValueError(f"lr is {self.lr}; it must be above 0, or find")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must lie in [0, 1)")
-        for name in ("weight_decay", "warmup_epochs", "clip", "save_minutes"):
+        for name in ("weight_decay", "warmup_epochs", "clip", "cache", "save_minutes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.random_weights and (self.weights is not None or self.strategy not in ("auto", "scratch")):

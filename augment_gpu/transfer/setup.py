@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from augment_gpu.data.in_memory import InMemory
 from augment_gpu.data.loader import Loader
 from augment_gpu.data.sample import sample_dataset
 from augment_gpu.data.sources import Dataset, ImageFolder, stratified_split, subset
@@ -64,8 +65,9 @@ class Setup:
                 f"batch_size is {self.config.batch_size} in {self.config.accumulate} parts, which "
                 f"{self.ranks.world_size} processes cannot share evenly"
             )
+        share = len(dataset) / (len(self.train_data) + len(self.val_data))
         return Loader(
-            dataset,
+            InMemory(dataset, int(self.config.cache * share * 2**30)),
             part // self.ranks.world_size,
             device=self.device,
             seed=self.config.seed,
