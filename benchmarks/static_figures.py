@@ -4,8 +4,8 @@ python benchmarks/static_figures.py             # compares with static_figures.j
 python benchmarks/static_figures.py --changed   # so, but compiles only what does not come from the same inputs as there
 python benchmarks/static_figures.py --write     # makes what it found the figures to compare with, and the table to read
 
-Exits with 1 where a kernel spills registers, takes over 5 % more instructions than static_figures.json says, or gives
-other figures though nothing that they are made from has changed.
+Exits with 1 where a kernel spills registers, takes over 5 % more instructions than static_figures.json says, or so many
+registers that fewer warps run at a time, or gives other figures though nothing that they are made from has changed.
 """
 
 import argparse

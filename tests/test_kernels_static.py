@@ -275,3 +275,28 @@ def test_what_is_written_about_the_figures_is_what_they_say(kept: dict[str, Any]
     record = (ROOT / "benchmarks" / "README.md").read_text()
     assert f"its place | {at[1.5]} | ships |" in record
     assert f"takes {at[0.5]} instructions at scale 0.5, {at[1]} at 1 and {at[3]} at 3" in record
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "expected"),
+    [("sm_90", 16, 64), ("sm_90", 64, 32), ("sm_90", 65, 28), ("sm_90", 72, 28), ("sm_90", 80, 24), ("gfx942", 128, 4)],
+)
+def test_registers_decide_how_many_warps_run(target: str, registers: int, expected: int) -> None:
+    from static_table import warps
+
+    assert warps({"target": target, "registers": registers}) == expected
+
+
+def test_registers_that_leave_room_for_fewer_warps_are_no_small_matter(kept: Any) -> None:
+    from static_table import compare, key_of
+
+    row = next(row for row in kept["programs"] if key_of(row)[:2] == ("crop, bilinear, 3 channels", "sm_90"))
+    others = [other for other in kept["programs"] if other is not row]
+
+    def changed(registers: int) -> Any:
+        return kept | {"programs": [*others, row | {"registers": registers, "inputs": "other"}]}
+
+    rounded = -(-row["registers"] // 8) * 8
+    assert compare(changed(rounded), kept) == ([], [])
+    (failure,) = compare(changed(rounded + 8), kept)[0]
+    assert f"{rounded + 8} registers leave room for" in failure
