@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +50,24 @@ def _outcome(command: list[str], seconds: float, **environment: str) -> dict[str
     """Numbers of passed, failed, skipped … tests by pytest's last line; timed_out, if it did not come to that. Keeps
     the end of the output, which names the failures."""
     shown = " ".join("python" if part == sys.executable else part for part in command)
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    everything = {**os.environ, **environment}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=everything, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        late = False
         try:
-            output, _ = process.communicate(timeout=seconds)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes too, which would disturb what is measured next
-            output, _ = process.communicate()
-            return {"command": shown, "timed_out": seconds, "output_tail": output[-_TAIL:]}
+            late = True
+        finally:  # its own processes too, which would disturb what is measured next
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        output = log.read()
+    if late:
+        return {"command": shown, "timed_out": seconds, "output_tail": output[-_TAIL:]}
     return {
         "command": shown,
         "exit_status": process.returncode,

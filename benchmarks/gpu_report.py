@@ -181,7 +181,7 @@ def main() -> int:
     path.with_suffix(".md").write_text(table)
     plot(found, path.with_suffix(".png"))
     print(table)
-    keep(found).unlink()
+    keep(found | {"kind": UNFINISHED}).unlink()
     print("written to", path)
     reasons = list(failures(found))
     print("".join(f"FAILED {reason}\n" for reason in reasons), file=sys.stderr, end="")

@@ -69,3 +69,33 @@ def test_the_table_has_the_papers_errors_beside_ours() -> None:
     *_, plain, cutout = cifar_study.table(rows).splitlines()
     assert plain == "| plain | 6.00 ± 1.41 | 2 | 20 | 4.72, 5.6 | 5000 | 9000 |"
     assert cutout == "| cutout 16 | 4.00 | 1 | 20 | 3.99 | 5000 | 9000 |"
+
+
+def test_an_arm_has_what_it_says_and_nothing_that_a_run_would_choose_for_fifty_thousand_images() -> None:
+    import cifar_study
+
+    import augment_gpu as ag
+    from augment_gpu.transfer.plan import AUGMENTATION, plan_for
+
+    chosen = AUGMENTATION[plan_for("scratch", 50_000).augmentation]
+    assert "mixup_alpha" in chosen
+    for arm in cifar_study.ARMS:
+        recipe = ag.Recipe.from_dict({"size": 32, "num_classes": 10, **chosen, **cifar_study.recipe_of(arm)})
+        assert recipe.cutout == (16 if arm == "cutout 16" else 0)
+        assert recipe.mixup_alpha == (1.0 if arm == "mixup 1.0" else 0.0)
+        assert recipe.label_smoothing == recipe.reprob == recipe.cutmix_alpha == 0
+
+
+def test_files_that_are_ppm_already_are_padded_as_well(tmp_path: Path, noise) -> None:
+    import cifar_study
+
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as files:
+        data = io.BytesIO()
+        Image.fromarray(noise(32, 32)).save(data, "ppm")
+        files.writestr("some/cat/0.ppm", data.getvalue())
+    archive = tmp_path / "pictures.zip"
+    options = argparse.Namespace(train=archive, test=archive, train_images=None, test_images=None)
+    cifar_study.make_data(options, tmp_path / "data")
+    (path,) = (tmp_path / "data" / "train").glob("*/*")
+    with Image.open(path) as padded:
+        assert padded.size == (40, 40)

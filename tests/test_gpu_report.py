@@ -1,9 +1,11 @@
 """The GPU report: a dry run of it all on the CPU, and by hand what it computes from what it measured."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -345,3 +347,31 @@ def test_readme_without_its_markers_is_refused(text: str) -> None:
 
     with pytest.raises(ValueError, match="README must hold <!-- x:begin --> and then <!-- x:end -->, each once"):
         inserted(text.format(begin="<!-- x:begin -->", end="<!-- x:end -->"), "x", "figures")
+
+
+def test_a_command_that_outlasts_its_time_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_checks import _outcome
+
+    pid = tmp_path / "pid"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    program = (
+        "import subprocess, sys, time; print('begun', flush=True); "
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    )
+    begin = time.monotonic()
+    outcome = _outcome([sys.executable, "-c", program], 3)
+    assert time.monotonic() - begin < 30
+    assert outcome["timed_out"] == 3
+    assert outcome["output_tail"] == "begun\n"
+    for _ in range(100):
+        try:
+            os.kill(int(pid.read_text()), 0)
+        except ProcessLookupError:
+            break
+        if "State:\tZ" in Path(f"/proc/{pid.read_text()}/status").read_text():
+            break  # dead, and nobody has asked yet
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child lives on")

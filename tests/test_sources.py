@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
 
@@ -283,3 +284,17 @@ def test_many_threads_may_read_them() -> None:
         samples = list(pool.map(lambda number: dataset[number % 3], range(600)))
     assert all((image == number % 3).all() and label == number % 3 * 2 for number, (image, label) in enumerate(samples))
     assert dataset.bytes == 200
+
+
+def test_a_part_of_something_larger_is_kept_without_the_rest() -> None:
+    large = np.zeros((1000, 1000), dtype=np.uint8)
+    tensors = torch.zeros(3, 1000, 1000, dtype=torch.uint8)
+    whole = np.ones((4, 4), dtype=np.uint8)
+    dataset = InMemory([(large[:5, :5], 0), (tensors[:, :5, :5], 1), (whole, 2)], 10_000)
+    images = [dataset[index][0] for index in range(3)]
+    large[:] = 7  # a buffer that is used again
+    assert images[0].max() == 0
+    assert images[0].base is None
+    assert images[1].untyped_storage().nbytes() == 75
+    assert images[2] is whole
+    assert dataset.bytes == 25 + 75 + 16

@@ -4,6 +4,9 @@ import operator
 import threading
 from typing import Any
 
+import numpy as np
+import torch
+
 from augment_gpu.data.sources import Dataset, sample_name
 from augment_gpu.ragged import as_array
 
@@ -33,7 +36,7 @@ class InMemory:
         if (kept := self._kept.get(index)) is not None:
             return kept
         image, label = self.dataset[index]
-        sample = as_array(image), label
+        sample = _alone(as_array(image)), label
         size = getattr(sample[0], "nbytes", self.max_bytes + 1)  # what has none is no image, as its reader will say
         with self._lock:
             if index not in self._kept and self.bytes + size <= self.max_bytes:
@@ -44,3 +47,12 @@ class InMemory:
     def path(self, index: int) -> str:
         """What a message calls sample `index`."""
         return sample_name(self.dataset, index)
+
+
+def _alone(image: Any) -> Any:
+    """A copy of what is part of something larger, which would stay in memory with it, or be overwritten."""
+    if isinstance(image, np.ndarray):
+        return image if image.base is None else image.copy()
+    if isinstance(image, torch.Tensor) and image.untyped_storage().nbytes() > image.nbytes:
+        return image.clone()
+    return image

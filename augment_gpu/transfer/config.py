@@ -32,8 +32,9 @@ class TrainConfig:
 
     val_fraction: the share of each class kept for validation, where the data has no val folder. recipe: fields of
     Recipe that differ from what the run would choose. device None: a GPU where there is one. cache: how many GiB of
-    decoded images each process keeps, so that later epochs need not read them again. Epochs count from 0 in files.
-    save_minutes: how often last.pt is written within an epoch. tensorboard: writes the metrics for it, too.
+    decoded images each process keeps while a network trains, so that later epochs need not read them again. Epochs
+    count from 0 in files. save_minutes: how often last.pt is written within an epoch. tensorboard: writes the metrics
+    for it, too.
     """
 
     model: str = "resnet18"

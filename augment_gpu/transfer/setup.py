@@ -67,7 +67,7 @@ class Setup:
             )
         share = len(dataset) / (len(self.train_data) + len(self.val_data))
         return Loader(
-            InMemory(dataset, int(self.config.cache * share * 2**30)),
+            InMemory(dataset, int(min(self.config.cache * share * 2**30, 2**62))),
             part // self.ranks.world_size,
             device=self.device,
             seed=self.config.seed,
@@ -163,7 +163,7 @@ def _unused(config: TrainConfig, plan: TransferPlan) -> list[str]:
         return []
     names = [
         "accumulate", "clip", "ema", "class_weights", "patience", "precision", "compile", "fsdp", "optimizer",
-        "warmup_epochs", "tensorboard",
+        "warmup_epochs", "tensorboard", "cache",
     ]  # fmt: skip
     # Logistic regression is solved, and not trained step by step.
     names += ["epochs", "lr", "weight_decay"] if plan.head == "linear" else []
