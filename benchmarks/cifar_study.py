@@ -93,9 +93,13 @@ def recipe_of(arm: str) -> dict[str, Any]:
     return {**CROP, **COLORS, **NOTHING_ELSE, **ARMS[arm]}
 
 
+def run_folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
+    return options.output / f"{arm.replace(' ', '-')}-{seed}"
+
+
 def run_one(arm: str, seed: int, data: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The metrics of each epoch; of a run that had begun, it goes on."""
-    output = options.output / f"{arm.replace(' ', '-')}-{seed}"
+    output = run_folder(arm, seed, options)
     begun = (output / "config.json").exists()
     if not begun:  # it was stopped before there was anything to go on from
         shutil.rmtree(output, ignore_errors=True)
@@ -164,7 +168,7 @@ def main() -> None:
         rows.append(
             {
                 "arm": arm,
-                "recipe": load_json(options.output / f"{arm.replace(' ', '-')}-0" / "config.json")["recipe"],
+                "recipe": load_json(run_folder(arm, 0, options) / "config.json")["recipe"],
                 "epochs": options.epochs,
                 "errors": [1 - epochs[-1]["val_top1"] for epochs in found],  # of the last epoch, as the papers have it
                 "training_images_per_second": statistics.median(rates),

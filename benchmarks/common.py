@@ -49,11 +49,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Writes results/<name>-<machine>-<date>.json, whole or not at all; without the name where it is empty.
-    result["machine"]: from machine(); its "date", where it has one, is the file's."""
+def result_path(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """results/<name>-<machine>-<date>.json; without the name where it is empty. result["machine"]: from machine(); its
+    "date", where it has one, is the file's."""
     words = [name, slug(result["machine"]), result.get("date", date.today().isoformat())]
-    path = folder / f"{'-'.join(filter(None, words))}.json"
+    return folder / f"{'-'.join(filter(None, words))}.json"
+
+
+def save(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes the result to its path, whole or not at all."""
+    path = result_path(name, result, folder)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(result, indent=1) + "\n")
     part.replace(path)

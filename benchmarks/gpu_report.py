@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from bench_rivals import measured_rivals
-from common import RESULTS, machine, package_version, save
+from common import RESULTS, machine, package_version, result_path, save
 from gpu_checks import ROOT, memcheck, run_tests
 from gpu_ops import QUICK, Plan, ceiling, crops, fixed_scales, host_work, other_ops, output_dtypes
 from gpu_table import markdown, plot
@@ -174,14 +174,15 @@ def main() -> int:
         parser.error("no NVIDIA GPU is visible here; --device cpu --quick makes a dry run")
     options.output.mkdir(parents=True, exist_ok=True)
     dry = "dry-run" if options.quick or options.device != "cuda" else ""
-    keep = partial(save, "-".join(filter(None, [dry, "unfinished"])), folder=options.output)
+    unfinished = "-".join(filter(None, [dry, "unfinished"]))
+    keep = partial(save, unfinished, folder=options.output)
     found = report(torch.device(options.device), quick=options.quick, tests=not options.no_tests, keep=keep)
     path = save(dry, found, options.output)
     table = markdown(found)
     path.with_suffix(".md").write_text(table)
     plot(found, path.with_suffix(".png"))
     print(table)
-    keep(found | {"kind": UNFINISHED}).unlink()
+    result_path(unfinished, found, options.output).unlink()
     print("written to", path)
     reasons = list(failures(found))
     print("".join(f"FAILED {reason}\n" for reason in reasons), file=sys.stderr, end="")
