@@ -46,20 +46,26 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     """
     even = np.ascontiguousarray(counter[0::2], dtype="<u8")
     odd = counter[1::2].astype("<u4")
-    round_keys = np.array(key, dtype=np.uint64) + _WEYL * np.arange(_ROUNDS, dtype=np.uint64)[:, None] & _LOW
     # The 64-bit products seen as (low, high) halves: a view costs nothing where shift and mask cost two passes. Words 0
     # and 2 cross over, so the rows are reversed. Two sets, since a round reads the low halves of the one before it.
     products = np.empty((2, *even.shape), dtype="<u8")
     halves = products.view("<u4").reshape(*products.shape, 2)[:, ::-1]
     turns = [(products[i], halves[i, ..., 0], halves[i, ..., 1]) for i in (0, 1)]
     crossed = np.empty(even.shape, dtype="<u4")
-    for number, round_key in enumerate(round_keys.astype("<u4")[:, :, None]):
+    for number, round_key in enumerate(_round_keys(*key)):
         product, low, high = turns[number % 2]
         np.multiply(even, _MULTIPLIER, out=product)
         np.bitwise_xor(high, odd, out=crossed)
         crossed ^= round_key
         even, odd = crossed, low
     return np.stack([even[0], odd[0], even[1], odd[1]])
+
+
+@lru_cache(maxsize=1024)
+def _round_keys(word_0: int, word_1: int) -> list[np.ndarray]:
+    """What each round adds: (2, 1) uint32."""
+    steps = _WEYL * np.arange(_ROUNDS, dtype=np.uint64)[:, None]
+    return list((np.array([word_0, word_1], dtype=np.uint64) + steps & _LOW).astype("<u4")[:, :, None])
 
 
 @lru_cache(maxsize=1024)

@@ -30,11 +30,6 @@ TARGETS = {
 }
 SIZE = 224  # of the output pictures
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
-_KERNELS = {
-    crop_kernel: ("_crop_resize_flip",),
-    cutout_kernel: ("_fill_holes", "_noise_holes"),
-    mix_kernel: ("_mixup", "_cutmix", "_mix_targets"),
-}
 _POINTERS = {
     torch.uint8: "*u8",
     torch.int32: "*i32",
@@ -57,30 +52,28 @@ class Launch:
     def changed(self, **arguments: Any) -> "Launch":
         return replace(self, arguments=self.arguments | arguments)
 
+    def row(self) -> Any:
+        """What the crop kernel knows of the first output row, a NumPy record."""
+        return np.asarray(self.arguments["row_ptr"]).view(list(crop_kernel.ROW))[0, 0]
+
 
 def record(call: Call, target: GPUTarget) -> Launch:
     """The one Triton launch that `call` makes with CPU tensors, as it would be on this GPU; nothing is computed."""
     launches: list[Launch] = []
 
-    def recorder(kernel: Any) -> Any:
+    def keep(kernel: Any, programs: int, tensors: Any, *others: Any, **options: Any) -> None:
         if not isinstance(kernel, JITFunction):
             raise RuntimeError(f"the kernels are {type(kernel).__name__}; unset TRITON_INTERPRET")
-
-        def launch(*values: Any, **named: Any) -> None:
-            arguments = dict(zip(kernel.arg_names, values, strict=False))
-            arguments |= {name: named.pop(name) for name in kernel.arg_names if name in named}
-            launches.append(Launch(kernel, arguments, named))
-
-        return type("Recorder", (), {"__getitem__": lambda self, grid: launch})()
+        launches.append(Launch(kernel, dict(zip(kernel.arg_names, (*tensors, *others), strict=True)), options))
 
     with ExitStack() as stack:
-        for module, names in _KERNELS.items():
-            for name in names:
-                stack.enter_context(patch.object(module, name, recorder(getattr(module, name))))
+        for module in (crop_kernel, cutout_kernel, mix_kernel):
+            stack.enter_context(patch.object(module, "launch", keep))
         for op in ("crop", "cutout", "mix"):
             stack.enter_context(patch(f"augment_gpu.ops.{op}.runs_triton", return_value=True))
         stack.enter_context(patch.object(crop_kernel, "HIP", target.backend == "hip"))
-        # Not the one that is remembered from an earlier call, maybe for another target.
+        # Not what is remembered from an earlier call, maybe for another target.
+        stack.enter_context(patch.object(crop_kernel, "paths", crop_kernel.paths.__wrapped__))
         stack.enter_context(patch.object(crop_plan, "_path_table", crop_plan._path_table.__wrapped__))
         call()
     (launch,) = launches

@@ -125,8 +125,9 @@ def _counting_code() -> str:
 def strips(launch: Launch, target: GPUTarget) -> Iterator[Strip]:
     """What a thread must do in each of the strips, from the top of the picture to its bottom."""
     arguments = launch.arguments
-    window, path = (int(value) for value in arguments["range_ptr"][0, 5:7])
-    shrinks, taps = arguments["PATHS"][path] if arguments["REACH"] else (False, 1)
+    row = launch.row()
+    window = int(row["window"])
+    shrinks, taps = arguments["PATHS"][row["path"]] if arguments["REACH"] else (False, 1)
     pixels, rows = arguments["CHANNELS"], arguments["ROWS"]
     pixels *= arguments["COLUMNS"] // (target.warp_size * launch.options["num_warps"])
     load = (window if arguments["REACH"] else 1) * pixels * arguments["pixels_ptr"].element_size()
@@ -140,8 +141,7 @@ def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
     """How many source rows the kernel filters before it writes each output row, those that it does not store among
     them. The positions are the launch's, the loops the kernel's."""
     reach = launch.arguments["REACH"]
-    start, step = (int(value) for value in launch.arguments["axis_ptr"][0, 2:])
-    low, high = (int(value) for value in launch.arguments["range_ptr"][0, 2:4])
+    start, step, low, high = (int(launch.row()[name][1]) for name in ("start", "step", "low", "high"))
     if reach == 0:
         return [1] * len(rows)
     if not shrinks:
@@ -189,7 +189,7 @@ def _one_path(name: str, target: GPUTarget, scale: float) -> tuple[Launch, Count
     options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
     launch = record(crop(scale=scale, **options), target)
     arguments = launch.arguments
-    taken = arguments["PATHS"][int(arguments["range_ptr"][0, 6])] if arguments["REACH"] else None
+    taken = arguments["PATHS"][launch.row()["path"]] if arguments["REACH"] else None
     return launch.changed(PATHS=(taken,)), Counter(strips(launch, target))
 
 

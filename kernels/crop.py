@@ -5,19 +5,41 @@ and adds the result to the two output rows (four for the cubic) whose filters re
 row is coloured, cast and written, and makes room for the next. See benchmarks/README.md for what else was tried.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
 
-HIP = torch.version.hip is not None
+from augment_gpu.kernels.launch import HIP, launch
+
 COLUMNS = 64 if HIP else 32  # of a program: one a thread, of which a warp of AMD's has 64
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
+
+# What the kernel knows of an output row, as fields of a NumPy record: one run of memory, which is sent in one piece and
+# read from one or two lines of the cache. Positions are fixed point, in 2**-32 pixels, since float32 leaves no fraction
+# for a crop far from the corner of a large photograph, and float64 is slow on most GPUs.
+ROW = (
+    ("offset", "<i8"),  # of its image's first value; a big batch passes 2**31 bytes
+    ("start", "<i8", 2),  # x, y: across of the first pixel under the first column's filter; down, see kernel_rows
+    ("step", "<i8", 2),  # from one output pixel to the next
+    ("low", "<i4", 2),  # the first pixel that may be read
+    ("high", "<i4", 2),  # and the one after the last
+    ("y_stride", "<i4"),  # values from one line of the image to the next
+    ("mirrored", "<i4"),
+    ("window", "<i4"),  # pixels read across
+    ("path", "<i4"),  # of `paths`
+    ("inverse", "<f4", 2),  # 1 / stretch of the filter, across and down
+    ("first", "<f4"),  # distance of a first pixel that is met exactly from the filter's centre, in pixels
+    ("spare", "<f4"),
+)
 
 UNROLLED = 16  # taps at the most
 UNROLLED_RGBA_HIP = 8  # of four channels on AMD, whose compiler otherwise keeps registers in memory
 
 
+@cache
 def paths(reach: int, channels: int) -> tuple[tuple[bool, int], ...]:
     """How a strip may be computed: (shrinks, taps). shrinks: the filter is stretched down the image; else an output row
     is made of 2 · reach source rows. taps: how many across, unrolled; or 0, any number, in groups of four; or -1, any
@@ -242,12 +264,20 @@ def _write(
         tl.store(where + c * channel_stride, value.to(where.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _positions(row_ptr, out_x, SIZE):
+    """Where each output column lies in the image, in 2**-32 pixels. A mirrored row begins at the last column. Columns
+    beyond the output are computed as its last one, and not written."""
+    column = tl.minimum(out_x, SIZE - 1)
+    mirrored = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 15)
+    column = tl.where(mirrored != 0, SIZE - 1 - column, column)
+    return tl.load(row_ptr + 1) + column.to(tl.int64) * tl.load(row_ptr + 3)
+
+
 @triton.jit(noinline=True)
 def _strip(
     image_ptr,
-    axis_ptr,
-    filter_ptr,
-    range_ptr,
+    row_ptr,
     color_ptr,
     out_ptr,
     channel_stride,
@@ -272,18 +302,18 @@ def _strip(
     out_x = left + tl.arange(0, COLUMNS)
     column_mask = out_x < SIZE
     bottom = tl.minimum(top + ROWS, SIZE)
-    inverse_x, inverse_y = tl.load(filter_ptr), tl.load(filter_ptr + 1)
-    x_low, x_high = tl.load(range_ptr), tl.load(range_ptr + 1)
-    y_low, y_high = tl.load(range_ptr + 2), tl.load(range_ptr + 3)
-    y_stride, window = tl.load(range_ptr + 4), tl.load(range_ptr + 5)
-    y_start, y_step = tl.load(axis_ptr + 2), tl.load(axis_ptr + 3)
+    half_ptr, float_ptr = row_ptr.to(tl.pointer_type(tl.int32)), row_ptr.to(tl.pointer_type(tl.float32))
+    x_low, y_low = tl.load(half_ptr + 10), tl.load(half_ptr + 11)
+    x_high, y_high = tl.load(half_ptr + 12), tl.load(half_ptr + 13)
+    y_stride, window = tl.load(half_ptr + 14), tl.load(half_ptr + 16)
+    inverse_x, inverse_y = tl.load(float_ptr + 18), tl.load(float_ptr + 19)
+    y_start, y_step = tl.load(row_ptr + 2), tl.load(row_ptr + 4)
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0  # of the values that _pixel gives
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
 
-    # Columns beyond the output are computed as its last one, and not written.
-    at_x = tl.load(axis_ptr) + tl.minimum(out_x, SIZE - 1).to(tl.int64) * tl.load(axis_ptr + 1)
+    at_x = _positions(row_ptr, out_x, SIZE)
     first = (at_x >> 32).to(tl.int32)
-    distance = tl.load(filter_ptr + 2) - _fraction(at_x)
+    distance = tl.load(float_ptr + 20) - _fraction(at_x)
     if TAPS >= 0:
         # A window that begins or ends outside is pushed inside: it still holds every pixel under the filter, and the
         # weight of the others is 0 by their distance. So no load is clamped or masked.
@@ -377,8 +407,7 @@ def _strip(
 @triton.jit
 def _nearest_strip(
     image_ptr,
-    axis_ptr,
-    range_ptr,
+    row_ptr,
     color_ptr,
     out_ptr,
     channel_stride,
@@ -398,10 +427,11 @@ def _nearest_strip(
     out_x = left + tl.arange(0, COLUMNS)
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
-    at_x = tl.load(axis_ptr) + tl.minimum(out_x, SIZE - 1).to(tl.int64) * tl.load(axis_ptr + 1)
-    x = tl.minimum(tl.maximum((at_x >> 32).to(tl.int32), tl.load(range_ptr)), tl.load(range_ptr + 1) - 1)
-    y_low, y_last, y_stride = tl.load(range_ptr + 2), tl.load(range_ptr + 3) - 1, tl.load(range_ptr + 4)
-    y_start, y_step = tl.load(axis_ptr + 2), tl.load(axis_ptr + 3)
+    half_ptr = row_ptr.to(tl.pointer_type(tl.int32))
+    x = (_positions(row_ptr, out_x, SIZE) >> 32).to(tl.int32)
+    x = tl.minimum(tl.maximum(x, tl.load(half_ptr + 10)), tl.load(half_ptr + 12) - 1)
+    y_low, y_last, y_stride = tl.load(half_ptr + 11), tl.load(half_ptr + 13) - 1, tl.load(half_ptr + 14)
+    y_start, y_step = tl.load(row_ptr + 2), tl.load(row_ptr + 4)
     where = out_ptr + (out_x * out_x_stride + top * out_y_stride)
     at = y_start + top.to(tl.int64) * y_step
     for _ in range(top, tl.minimum(top + ROWS, SIZE)):
@@ -419,10 +449,7 @@ def _nearest_strip(
 )
 def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
-    offset_ptr,  # (V,) int64: a big batch passes 2**31 bytes
-    axis_ptr,  # (V, 4) int64: x start, x step, y start, y step, in 2**-32 pixels
-    filter_ptr,  # (V, 3) float32: 1 / stretch across and down; distance of a first tap that is met exactly
-    range_ptr,  # (V, 7) int32: x low, x high, y low, y high: pixels to read; values from row to row; taps; path
+    row_ptr,  # (V, 11) int64, of which each row is one `ROW`
     color_ptr,  # (1 or V, C, C + 1) float32: from pixel values to the output
     out_ptr,  # (V, C, S, S) float32, float16 or bfloat16, any strides
     color_stride,  # 0 where all rows share one colour map
@@ -446,34 +473,29 @@ def _crop_resize_flip(
     v = tl.program_id(0) // strips
     strip = tl.program_id(0) % strips
     top, left = (strip // strips_x) * ROWS, (strip % strips_x) * COLUMNS
-    image_ptr = pixels_ptr + tl.load(offset_ptr + v)
-    axis_ptr += 4 * v
-    filter_ptr += 3 * v
-    range_ptr += 7 * v
+    row_ptr += 11 * v
+    image_ptr = pixels_ptr + tl.load(row_ptr)
     color_ptr += v * color_stride
     out_ptr += v.to(tl.int64) * out_v_stride
     if REACH == 0:
         _nearest_strip(
-            image_ptr, axis_ptr, range_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride,
-            out_x_stride, SIZE, left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
+            image_ptr, row_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride, SIZE,
+            left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
         )  # fmt: skip
     else:
-        path = tl.load(range_ptr + 6)
+        path = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 17)
         for i in tl.static_range(len(PATHS)):
             if path == i:
                 _strip(
-                    image_ptr, axis_ptr, filter_ptr, range_ptr, color_ptr, out_ptr, channel_stride, out_c_stride,
-                    out_y_stride, out_x_stride, SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL,
-                    PATHS[i][0], PATHS[i][1], COLUMNS, ROWS,
+                    image_ptr, row_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride,
+                    SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL, PATHS[i][0], PATHS[i][1], COLUMNS,
+                    ROWS,
                 )  # fmt: skip
 
 
 def launch_crop_resize_flip(
     pixels: torch.Tensor,
-    offset: torch.Tensor,
-    axis: torch.Tensor,
-    filters: torch.Tensor,
-    ranges: torch.Tensor,
+    table: torch.Tensor,
     color: torch.Tensor,
     *,
     out: torch.Tensor,
@@ -487,29 +509,23 @@ def launch_crop_resize_flip(
     """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; strides: values
     from one column and from one channel to the next. The caller has checked every box against its image."""
     count, channels, size, _ = out.shape
-    # Not triton.cdiv: called from the host, it takes over a microsecond.
-    grid = (count * -(-size // columns) * -(-size // rows),)
-    with torch.cuda.device_of(out):
-        _crop_resize_flip[grid](
-            pixels,
-            offset,
-            axis,
-            filters,
-            ranges,
-            color,
-            out,
-            0 if len(color) == 1 else color[0].numel(),
-            strides[1],
-            *out.stride(),
-            size,
-            white,
-            X_STRIDE=strides[0],
-            CHANNELS=channels,
-            REACH=int(reach),
-            DIAGONAL=diagonal,
-            PATHS=paths(int(reach), channels),
-            COLUMNS=columns,
-            ROWS=rows,
-            num_warps=NUM_WARPS,
-        )
+    launch(
+        _crop_resize_flip,
+        # Not triton.cdiv: called from the host, it takes over a microsecond.
+        count * -(-size // columns) * -(-size // rows),
+        (pixels, table, color, out),
+        0 if len(color) == 1 else color[0].numel(),
+        strides[1],
+        *out.stride(),
+        size,
+        white,
+        strides[0],
+        channels,
+        int(reach),
+        diagonal,
+        paths(int(reach), channels),
+        columns,
+        rows,
+        num_warps=NUM_WARPS,
+    )
     return out

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from augment_gpu.kernels.launch import launch
+
 PROGRAMS = 8  # that share a hole, or in planar images one channel of it
 FILL_Y, FILL_X = 8, 256  # lines and elements that a program fills at once
 EDGE_Y = 32  # lines whose ends it fills at once
@@ -148,24 +150,23 @@ def launch_fill(images: torch.Tensor, box: torch.Tensor, fill: torch.Tensor) -> 
     planes, span = channels, 1
     if c_stride == 1 and x_stride == channels:  # a line of all channels is one run
         planes, span, x_stride = 1, channels, 1
-    with torch.cuda.device_of(images):
-        _fill_holes[(batch * planes * PROGRAMS,)](
-            images,
-            box,
-            fill,
-            b_stride,
-            c_stride,
-            y_stride,
-            x_stride,
-            PLANES=planes,
-            SPAN=span,
-            GROUP=_WIDE // images.element_size(),
-            PROGRAMS=PROGRAMS,
-            BLOCK_Y=FILL_Y,
-            BLOCK_X=FILL_X,
-            EDGE_Y=EDGE_Y,
-            num_warps=4,
-        )
+    launch(
+        _fill_holes,
+        batch * planes * PROGRAMS,
+        (images, box, fill),
+        b_stride,
+        c_stride,
+        y_stride,
+        x_stride,
+        planes,
+        span,
+        _WIDE // images.element_size(),
+        PROGRAMS,
+        FILL_Y,
+        FILL_X,
+        EDGE_Y,
+        num_warps=4,
+    )
     return images
 
 
@@ -173,17 +174,16 @@ def launch_noise(images: torch.Tensor, box: torch.Tensor, seed: torch.Tensor) ->
     """Writes to and returns `images`. The caller has checked every hole."""
     if not images.numel():
         return images
-    with torch.cuda.device_of(images):
-        _noise_holes[(len(images) * PROGRAMS,)](
-            images,
-            box,
-            seed,
-            *images.stride(),
-            images.shape[3],
-            CHANNELS=images.shape[1],
-            PROGRAMS=PROGRAMS,
-            BLOCK_Y=NOISE_Y,
-            BLOCK_X=NOISE_X,
-            num_warps=4,
-        )
+    launch(
+        _noise_holes,
+        len(images) * PROGRAMS,
+        (images, box, seed),
+        *images.stride(),
+        images.shape[3],
+        images.shape[1],
+        PROGRAMS,
+        NOISE_Y,
+        NOISE_X,
+        num_warps=4,
+    )
     return images

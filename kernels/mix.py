@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from augment_gpu.kernels.launch import launch
+
 BLOCK = 2048  # elements that a program mixes: 16 a thread, several wide loads in flight
 BLOCK_CLASSES = 1024
 NUM_WARPS = 4
@@ -128,10 +130,8 @@ def launch_mixup(
         return out
     length = out.numel() // len(out)
     blocks = -(-length // block)
-    with torch.cuda.device_of(values):
-        _mixup[(len(out) * blocks,)](
-            values, partner, lam, out, values.stride(0), length, blocks, BLOCK=block, num_warps=NUM_WARPS
-        )
+    tensors = values, partner, lam, out
+    launch(_mixup, len(out) * blocks, tensors, values.stride(0), length, blocks, block, num_warps=NUM_WARPS)
     return out
 
 
@@ -155,25 +155,22 @@ def launch_cutmix(
     block_x = min(1 << (line - 1).bit_length(), block)
     block_y = block // block_x
     tiles_y, tiles_x = -(-height // block_y), -(-line // block_x)
-    with torch.cuda.device_of(values):
-        _cutmix[(len(out) * planes * tiles_y * tiles_x,)](
-            values,
-            partner,
-            box,
-            stay,
-            out,
-            values.stride(0),
-            planes,
-            height,
-            line,
-            tiles_y,
-            tiles_x,
-            SPAN=span,
-            GROUP=_WIDE // values.element_size(),
-            BLOCK_Y=block_y,
-            BLOCK_X=block_x,
-            num_warps=NUM_WARPS,
-        )
+    launch(
+        _cutmix,
+        len(out) * planes * tiles_y * tiles_x,
+        (values, partner, box, stay, out),
+        values.stride(0),
+        planes,
+        height,
+        line,
+        tiles_y,
+        tiles_x,
+        span,
+        _WIDE // values.element_size(),
+        block_y,
+        block_x,
+        num_warps=NUM_WARPS,
+    )
     return out
 
 
@@ -187,8 +184,6 @@ def launch_mix_targets(
     classes = out.shape[1]
     block = min(1 << (classes - 1).bit_length(), BLOCK_CLASSES)
     blocks = -(-classes // block)
-    with torch.cuda.device_of(labels):
-        _mix_targets[(len(out) * blocks,)](
-            labels, partner, lam, out, classes, blocks, on, off, BLOCK=block, num_warps=NUM_WARPS
-        )
+    tensors = labels, partner, lam, out
+    launch(_mix_targets, len(out) * blocks, tensors, classes, blocks, on, off, block, num_warps=NUM_WARPS)
     return out

@@ -69,11 +69,10 @@ def assert_exact(images: Any, crop: ag.CropParams, *, slope: float = 1.0, **opti
     return out
 
 
-def plan(images: ag.RaggedBatch, crop: ag.CropParams, size: int, interpolation: str) -> list[np.ndarray]:
-    """The kernel's tables."""
+def rows_of(images: ag.RaggedBatch, crop: ag.CropParams, size: int, interpolation: str) -> np.ndarray:
+    """The kernel's records."""
     places = crop_plan.check_crop(images, crop, size, interpolation)
-    matrix = np.eye(images.channels, images.channels + 1)[None]
-    return crop_plan.plan_crop(places, crop, matrix, size, interpolation, True, triton=True)
+    return crop_plan.kernel_rows(crop, places, images.channels, size, interpolation, True)
 
 
 def torchvision_crop(image: torch.Tensor, box: Any, size: int, mode: str, flip: bool = False) -> torch.Tensor:
@@ -384,8 +383,8 @@ def test_every_path_of_the_kernel_equals_the_reference(noise: Pixels, interpolat
         width = size * across if taps >= 0 else 1.0  # one pixel
         boxes.append((1.0, 0.5, 1.0 + width, 0.5 + size * (2.3 if shrinks else 0.7)))
     images, crop = ragged(image, device=kernel_device), crop_of(*boxes, source=np.zeros(len(boxes), dtype=int))
-    *_, ranges, _ = plan(images, crop, size, interpolation)
-    assert ranges[:, 6].tolist() == list(range(len(known)))
+    rows = rows_of(images, crop, size, interpolation)
+    assert rows["path"].tolist() == list(range(len(known)))
     assert_exact(images, crop, size=size, interpolation=interpolation)
 
 
@@ -1046,9 +1045,8 @@ def test_an_out_whose_rows_overlap_is_refused(noise: Pixels) -> None:
 def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixels, width: int, size: int) -> None:
     """Sizes at which many centres fall on the very edge of a pixel."""
     images, crop = ragged(noise(1, width, 1)), crop_of((0, 0, width, 1))
-    offset, axis, *_ = plan(images, crop, size, "nearest")
-    positions = (axis[0, 0] + np.arange(size) * axis[0, 1]) >> 32
-    assert offset[0] == 0
+    (row,) = rows_of(images, crop, size, "nearest")
+    positions = (row["start"][0] + np.arange(size) * row["step"][0]) >> 32
     assert positions.tolist() == [(2 * i + 1) * width // (2 * size) for i in range(size)]  # in whole numbers
 
 

@@ -174,9 +174,8 @@ found = {}
 for target in ("gfx942", "sm_90", "gfx942"):
     for channels in (3, 4):
         launch = record(crop(channels, interpolation="bicubic", scale=3), TARGETS[target])
-        window, path = launch.arguments["range_ptr"][0, 5:7].tolist()
-        paths = launch.arguments["PATHS"]
-        found[f"{target}, {channels}"] = [*paths[path], window, max(taps for _, taps in paths)]
+        row, paths = launch.row(), launch.arguments["PATHS"]
+        found[f"{target}, {channels}"] = [*paths[row["path"]], int(row["window"]), max(taps for _, taps in paths)]
 print(json.dumps(found))
 """
     assert run(environment, program) == {

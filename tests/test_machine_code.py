@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
@@ -156,9 +155,8 @@ def test_what_reaches_memory(name: str, memory: tuple[str, str, int] | None) -> 
 
 def launch(reach: int, start: float, step: float, high: int) -> Any:
     """start, step: of the positions down the image, in pixels."""
-    axis = torch.tensor([[0, 0, int(start * 2**32), int(step * 2**32)]])
-    ranges = torch.tensor([[0, high, 0, high, 0, 0, 0]], dtype=torch.int32)
-    return SimpleNamespace(arguments={"REACH": reach, "axis_ptr": axis, "range_ptr": ranges})
+    row = {"start": (0, start * 2**32), "step": (0, step * 2**32), "low": (0, 0), "high": (high, high)}
+    return SimpleNamespace(arguments={"REACH": reach}, row=lambda: row)
 
 
 def test_source_rows_by_hand() -> None:

@@ -123,7 +123,7 @@ def crop_resize_flip(
     arrays = plan_crop(places, crop, matrix, size, interpolation, antialias, triton=runs_triton(device))
     tables = upload(table_device(device), *arrays)
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
-    run_crop(pixels, tables, out, interpolation, antialias, exact, is_diagonal(matrix))
+    run_crop(pixels, tables, out, interpolation, antialias, exact, color is None or is_diagonal(matrix))
     return out
 
 

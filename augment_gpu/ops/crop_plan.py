@@ -38,62 +38,45 @@ def plan_crop(
 ) -> list[np.ndarray]:
     """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix.
 
-    triton: offset (V,) int64, axis, filter, range and colour, as the kernel's signature has them. Plain torch: offset
-    (V,) int64, geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64, and
-    whether the taps are confined to the box, (1,) bool.
+    triton: the kernel's rows, (V, 11) int64, and colour (1 or V, C, C + 1) float32. Plain torch: offset (V,) int64,
+    geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64, and whether the taps
+    are confined to the box, (1,) bool.
     """
     if triton:
-        return [
-            places.offset,
-            *_kernel_tables(crop, places, matrix.shape[1], size, interpolation, antialias),
-            matrix.astype(np.float32),
-        ]
+        rows = kernel_rows(crop, places, matrix.shape[1], size, interpolation, antialias)
+        return [rows.view(np.int64).reshape(len(rows), -1), matrix.astype(np.float32)]
     geometry = np.stack(places[1:], axis=1, dtype=np.int64)
     return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
 
 
-def _kernel_tables(
+def kernel_rows(
     crop: CropParams, places: Places, channels: int, size: int, interpolation: str, antialias: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kernel's axis (V, 4) int64, filter (V, 3) float32 and range (V, 7) int32 tables, as its signature has them.
-
-    Positions are fixed point with 32 bits of fraction, since float32 leaves no fraction for a crop far from the corner
-    of a large photograph, and float64 is slow on most GPUs. The tables are computed column by column, each in one run
-    of memory, and then seen from the other side.
-    """
-    rows, nearest = len(crop), interpolation == "nearest"
+) -> np.ndarray:
+    """(V,) records, of which the kernel's ROW says what they hold."""
+    rows, nearest = np.zeros(len(crop), _row_dtype()), interpolation == "nearest"
     corners = crop.box.T.astype(np.float64, order="C")
-    start, stop = corners[:2], corners[2:]  # (2, V): x, y
-    scale = (stop - start) / size
-    stretch = np.maximum(scale, 1) if antialias else np.ones_like(scale)
+    low, high = corners[:2], corners[2:]  # (2, V): x, y
+    step = (high - low) / size
+    stretch = np.maximum(step, 1) if antialias else np.ones_like(step)
     reach = FILTER_REACH[interpolation] * stretch[0]
-    position = np.empty((4, rows))
-    position[::2], position[1::2] = start + scale / 2, scale
+    start = low + step / 2
     # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
     # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
     # pixel's edge: rounded up, no position falls short of it.
     if not nearest:
-        position[0] += 0.5 - reach
-        position[2] -= 0.5
-    position *= 2.0**32
-    axis = (np.ceil if nearest else np.rint)(position, out=position).astype(np.int64)
-    # A mirrored row starts at the last column and steps back.
-    mirrored = axis[1] * crop.flip
-    axis[0] += mirrored * (size - 1)
-    axis[1] -= 2 * mirrored
-    filters = np.empty((3, rows), dtype=np.float32)
-    filters[:2], filters[2] = 1 / stretch, 1 - reach
-    ranges = np.empty((7, rows), dtype=np.int32)
+        start[0] += 0.5 - reach
+        start[1] -= 0.5
+    for name, position in (("start", start), ("step", step)):
+        rows[name].T[...] = (np.ceil if nearest else np.rint)(position * 2.0**32)
     if crop.taps == "image":
-        ranges[0:4:2], ranges[1], ranges[3] = 0, places.width, places.height
-    else:
-        ranges[0:4:2], ranges[1:4:2] = np.floor(start), np.ceil(stop)
-    ranges[4] = places.stride
+        low, high = np.zeros((2, 1)), np.stack([places.width, places.height])
+    rows["low"].T[...], rows["high"].T[...] = np.floor(low), np.ceil(high)
+    rows["offset"], rows["y_stride"], rows["mirrored"] = places.offset, places.stride, crop.flip
+    rows["inverse"].T[...], rows["first"] = 1 / stretch, 1 - reach
     if not nearest:
-        width = ranges[1] - ranges[0]
-        taps = np.ceil(2 * reach).astype(np.int64)
-        ranges[5], ranges[6] = _paths(taps, width, stretch[1] > 1, interpolation, channels)
-    return axis.T, filters.T, ranges.T
+        taps, width = np.ceil(2 * reach).astype(np.int64), rows["high"][:, 0] - rows["low"][:, 0]
+        rows["window"], rows["path"] = _paths(taps, width, stretch[1] > 1, interpolation, channels)
+    return rows
 
 
 def _paths(
@@ -104,9 +87,19 @@ def _paths(
     windows, paths, narrow_paths = _path_table(interpolation, channels)
     more = windows.shape[1] - 1  # taps than are in the table: always in groups of four
     entry = np.minimum(taps, more) + shrinks * (more + 1)
-    window = np.where(taps < more, windows.take(entry), (taps + 3) & -4)
-    narrow = window > width
-    return np.where(narrow, taps, window), np.where(narrow, narrow_paths.take(entry), paths.take(entry))
+    window, path = windows.take(entry), paths.take(entry)
+    if np.count_nonzero(many := taps >= more):
+        window = np.where(many, (taps + 3) & -4, window)
+    if np.count_nonzero(narrow := window > width):
+        window, path = np.where(narrow, taps, window), np.where(narrow, narrow_paths.take(entry), path)
+    return window, path
+
+
+@cache
+def _row_dtype() -> np.dtype:
+    from augment_gpu.kernels.crop import ROW
+
+    return np.dtype(list(ROW))
 
 
 @cache

@@ -1,5 +1,9 @@
 """Host arrays to the device in one copy."""
 
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -16,31 +20,37 @@ _DTYPES = {
 }
 
 
+class _Part(NamedTuple):
+    """One array's place in the buffer. start: in bytes; first: in elements. strides: of a contiguous tensor."""
+
+    start: int
+    first: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
 def upload(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
     """Each array as a tensor on `device`, all of them parts of one buffer that was copied at once.
 
     On CUDA the buffer is page-locked and the copy does not wait for the device.
     """
-    starts, end = [], 0
-    for array in arrays:
-        starts.append(end)
-        end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    host = torch.empty(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    parts, size = _layout(*[(array.dtype, array.shape) for array in arrays])
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     memory = host.numpy()
-    for start, array in zip(starts, arrays, strict=True):
-        np.ndarray(array.shape, array.dtype, memory, start)[...] = array
+    for part, array in zip(parts, arrays, strict=True):
+        np.ndarray(part.shape, part.dtype, memory, part.start)[...] = array
     there = host.to(device, non_blocking=True)
-    typed = {dtype: there.view(_DTYPES[dtype]) for dtype in {array.dtype for array in arrays}}
-    return [
-        typed[array.dtype].as_strided(array.shape, _contiguous(array.shape), start // array.itemsize)
-        for start, array in zip(starts, arrays, strict=True)
-    ]
+    typed = {dtype: there.view(_DTYPES[dtype]) for dtype in {part.dtype for part in parts}}
+    return [typed[part.dtype].as_strided(part.shape, part.strides, part.first) for part in parts]
 
 
-def _contiguous(shape: tuple[int, ...]) -> list[int]:
-    """The strides of a contiguous tensor."""
-    strides, step = [], 1
-    for length in reversed(shape):
-        strides.append(step)
-        step *= length
-    return strides[::-1]
+@lru_cache(maxsize=256)
+def _layout(*forms: tuple[np.dtype, tuple[int, ...]]) -> tuple[list[_Part], int]:
+    """Where arrays of these dtypes and shapes lie in their buffer, and its length in bytes. Batches are of one form."""
+    parts, end = [], 0
+    for dtype, shape in forms:
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        parts.append(_Part(end, end // dtype.itemsize, dtype, shape, strides))
+        end += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    return parts, end

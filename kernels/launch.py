@@ -1,0 +1,39 @@
+"""Launches of compiled kernels without Triton's own search for them, which takes longer than the launch itself.
+
+Triton looks at every argument of every launch for what changes the code, and makes a string of it, by which it finds
+the compiled kernel. Here the arguments themselves are the key: more than decides, so that nothing is found wrongly, and
+of a training run's batches always the same.
+"""
+
+from typing import Any
+
+import torch
+
+HIP = torch.version.hip is not None
+_MOST = 1024  # keys; who passes them all has arguments that never come again
+
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def launch(kernel: Any, programs: int, tensors: tuple[Any, ...], *others: Any, num_warps: int) -> None:
+    """kernel[programs,](*tensors, *others, num_warps=num_warps), on the device of the first tensor. A tensor other than
+    the first may be None."""
+    with torch.cuda.device_of(tensors[0]):
+        key = (kernel.fn, tensors[0].device, num_warps, others, *map(_form, tensors))
+        compiled = _compiled.get(key)
+        if compiled is not None:
+            compiled[programs, 1, 1](*tensors, *others)
+            return
+        compiled = kernel[programs,](*tensors, *others, num_warps=num_warps)
+        if compiled is not None:  # as it is in Triton's interpreter
+            if len(_compiled) == _MOST:
+                _compiled.clear()
+            _compiled[key] = compiled
+
+
+def _form(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """What of a tensor changes the code: its dtype, whether its address is a multiple of 16, and to AMD's compiler
+    whether it spans less than 2 GiB."""
+    if tensor is None:
+        return None
+    return tensor.dtype, tensor.data_ptr() % 16 == 0, HIP and tensor.untyped_storage().nbytes() < 2**31
