@@ -44,8 +44,14 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     counter: (4, n) integers in [0, 2**32). key: two integers in [0, 2**32). Returns (4, n) uint32, words in the order
     of Random123's known-answer vectors.
     """
-    even = np.ascontiguousarray(counter[0::2], dtype="<u8")
-    odd = counter[1::2].astype("<u4")
+    words = np.empty((*np.shape(counter)[1:], 4), dtype="<u4")
+    _encipher(np.ascontiguousarray(counter[0::2], dtype="<u8"), counter[1::2].astype("<u4"), key, words)
+    return np.ascontiguousarray(words.T)
+
+
+def _encipher(even: np.ndarray, odd: np.ndarray, key: tuple[int, int], words: np.ndarray) -> None:
+    """philox of counters whose words 0 and 2 are `even`, (2, n) uint64, and 1 and 3 `odd`, (2, n) uint32; to `words`,
+    (n, 4) uint32. All of them contiguous."""
     # The 64-bit products seen as (low, high) halves: a view costs nothing where shift and mask cost two passes. Words 0
     # and 2 cross over, so the rows are reversed. Two sets, since a round reads the low halves of the one before it.
     products = np.empty((2, *even.shape), dtype="<u8")
@@ -58,7 +64,7 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
         np.bitwise_xor(high, odd, out=crossed)
         crossed ^= round_key
         even, odd = crossed, low
-    return np.stack([even[0], odd[0], even[1], odd[1]])
+    words[:, 0::2], words[:, 1::2] = even.T, odd.T
 
 
 @lru_cache(maxsize=1024)
@@ -87,13 +93,14 @@ def random_words(key: Key, index: np.ndarray, name: str, count: int, *, start: i
     if index.size and int(index.min()) < 0:
         raise ValueError(f"index holds {int(index.min())}; positions in the data set start at 0")
     blocks = -(-count // 4)
-    counter = np.empty((4, index.size, blocks), dtype=np.uint64)
-    counter[0] = (index & 0xFFFFFFFF)[:, None]
-    counter[1] = (index >> 32)[:, None]
-    counter[2] = np.arange(start // 4, start // 4 + blocks)
-    counter[3] = key.epoch
-    words = philox(counter.reshape(4, -1), _stream(key.seed, f"{name}@{key.view}" if key.view else name))
-    return words.reshape(4, index.size, blocks).transpose(1, 2, 0).reshape(index.size, 4 * blocks)[:, :count]
+    even = np.empty((2, index.size, blocks), dtype="<u8")
+    even[0], even[1] = (index & 0xFFFFFFFF)[:, None], np.arange(start // 4, start // 4 + blocks)
+    odd = np.empty((2, index.size, blocks), dtype="<u4")
+    odd[0], odd[1] = (index >> 32)[:, None], key.epoch
+    words = np.empty((index.size * blocks, 4), dtype="<u4")
+    stream = _stream(key.seed, f"{name}@{key.view}" if key.view else name)
+    _encipher(even.reshape(2, -1), odd.reshape(2, -1), stream, words)
+    return words.reshape(index.size, 4 * blocks)[:, :count]
 
 
 def uniform(key: Key, index: np.ndarray, name: str, count: int = 1, *, start: int = 0) -> np.ndarray:
@@ -108,25 +115,36 @@ def uniform(key: Key, index: np.ndarray, name: str, count: int = 1, *, start: in
 def beta(key: Key, index: np.ndarray, name: str, alpha: float) -> np.ndarray:
     """(B,) float64 in [0, 1] from Beta(alpha, alpha), alpha > 0.
 
-    The ratio of two gamma variates, each by Marsaglia and Tsang (ACM TOMS 26:3, 2000), whose first accepted try of
-    the sample's own stream counts. Logarithms throughout, since for small alpha the variates underflow.
+    Of two numbers a sample, none of them rejected: (1 + T / sqrt(ν + T²)) / 2 for Student's T of ν = 2 · alpha degrees
+    of freedom, which is drawn by polar coordinates (Devroye, "Random variate generation in one line of code", WSC 1996;
+    Bailey, "Polar generation of random variates with the t-distribution", Mathematics of Computation 62, 1994).
     """
-    if not 0 < alpha < np.inf:
-        raise ValueError(f"alpha is {alpha}; a Beta distribution needs a finite alpha > 0")
-    index = np.asarray(index, dtype=np.int64).reshape(-1)
-    log_gamma = _log_gamma_variates(key, index, name, alpha, 2)
-    difference = np.clip(log_gamma[:, 1] - log_gamma[:, 0], -700, 700)
-    return 1 / (1 + np.exp(difference))
+    _check_alpha("Beta", alpha)
+    u = uniform(key, index, name, 2)
+    cosine = np.cos(2 * np.pi * u[:, 1])
+    with np.errstate(over="ignore"):  # as a small alpha's does: what is infinite gives a share of 0
+        t_squared = np.expm1(-np.log1p(-u[:, 0]) / alpha) * cosine**2  # over ν
+    rest = 1 / (1 + t_squared)
+    smaller = rest / (2 + 2 * np.sqrt(1 - rest))  # (1 − sqrt(1 − rest)) / 2, but exact for a small rest
+    return np.where(cosine < 0, smaller, 1 - smaller)
 
 
 def dirichlet(key: Key, index: np.ndarray, name: str, alpha: float, count: int) -> np.ndarray:
-    """(B, count) float64 in [0, 1] that add up to 1, from the symmetric Dirichlet distribution, alpha > 0."""
-    if not 0 < alpha < np.inf:
-        raise ValueError(f"alpha is {alpha}; a Dirichlet distribution needs a finite alpha > 0")
+    """(B, count) float64 in [0, 1] that add up to 1, from the symmetric Dirichlet distribution, alpha > 0.
+
+    Shares of gamma variates, each by Marsaglia and Tsang (ACM TOMS 26:3, 2000), whose first accepted try of the
+    sample's own stream counts. Logarithms throughout, since for small alpha the variates underflow.
+    """
+    _check_alpha("Dirichlet", alpha)
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     log_gamma = _log_gamma_variates(key, index, name, alpha, count)
     weight = np.exp(log_gamma - log_gamma.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
+
+
+def _check_alpha(distribution: str, alpha: float) -> None:
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha is {alpha}; a {distribution} distribution needs a finite alpha > 0")
 
 
 def _log_gamma_variates(key: Key, index: np.ndarray, name: str, alpha: float, count: int, tries: int = 3) -> np.ndarray:

@@ -176,6 +176,9 @@ def test_it_keeps_the_promises(
         pytest.skip("it needs three channels")
     # bilinear: of nearest single pixels may differ
     options = {} if name == "three_augment" else {"interpolation": "bilinear", "fill": 0.3}
+    # A quarter of a grey level, since a chain stretches roundings; in bfloat16 two of its own. A chain of aug_mix's
+    # moves a picture and then equalizes it, to which a value halfway between two levels may be either.
+    tolerance = (1e-3 if dtype == torch.float32 else 2.0**-7) + (1 / 255 if name == "aug_mix" else 0)
     check_augmentation(
         OPS[name][1],
         lambda key, index: OPS[name][0](key, index, **options),
@@ -183,7 +186,7 @@ def test_it_keeps_the_promises(
         channels=channels,
         dtype=dtype,
         memory_format=memory_format,
-        atol=1e-3 if dtype == torch.float32 else None,  # a quarter of a grey level: a chain stretches roundings
+        atol=tolerance,
     )
 
 

@@ -1,12 +1,14 @@
 """rng: Philox against Random123's published vectors, uniform as a pure function, Beta against its distribution."""
 
+import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 from augment_gpu import rng
-from augment_gpu.rng import Key, beta, philox, random_words, uniform
+from augment_gpu.rng import Key, beta, dirichlet, philox, random_words, uniform
 
 # Random123, tests/kat_vectors, lines "philox4x32 10": counter, key, result. The last counter and key are digits of pi.
 KNOWN_ANSWERS = [
@@ -178,13 +180,32 @@ def test_neighbouring_draws_are_independent(neighbour: str) -> None:
     assert abs(np.corrcoef(first[:, 0], second)[0, 1]) < 4 / np.sqrt(MANY)
 
 
-@pytest.mark.parametrize("tries", [3, 1])  # 1: a twentieth of the samples must go on, which else are ten in a million
-@pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 4.0])
-def test_beta_has_the_distribution_of_beta(alpha: float, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rng, "_log_gamma_variates", partial(rng._log_gamma_variates, tries=tries))
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0, 4.0])
+def test_beta_has_the_distribution_of_beta(alpha: float) -> None:
     draws = beta(Key(3, 1), np.arange(MANY), "mixup", alpha)
     assert draws.shape == (MANY,)
     assert ((draws >= 0) & (draws <= 1)).all()
+    assert kolmogorov(draws, *beta_cdf(alpha)) < KOLMOGOROV
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 4.0])
+def test_the_smallest_shares_of_beta_are_exact(alpha: float) -> None:
+    """Far below what float64 leaves beside 1: at x so small the CDF is x^alpha / (alpha · B(alpha, alpha))."""
+    draws = beta(Key(1), np.arange(MANY), "mixup", alpha)
+    constant = math.gamma(2 * alpha) / (alpha * math.gamma(alpha) ** 2)
+    x = (np.geomspace(1e-4, 2e-3, 50) / constant) ** (1 / alpha)
+    share = np.searchsorted(np.sort(draws), x, side="right") / MANY
+    wanted = constant * x**alpha * (1 - alpha * (alpha - 1) / (alpha + 1) * x)  # and the next term of its series
+    assert (np.abs(share - wanted) < 4 * np.sqrt(wanted / MANY) + 2 / MANY).all()  # four standard deviations of a count
+
+
+@pytest.mark.parametrize("tries", [3, 1])  # 1: a twentieth of the samples must go on, which else are ten in a million
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 4.0])
+def test_one_of_two_shares_of_dirichlet_has_the_distribution_of_beta(
+    alpha: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rng, "_log_gamma_variates", partial(rng._log_gamma_variates, tries=tries))
+    draws = dirichlet(Key(3, 1), np.arange(MANY), "mixup", alpha, 2)[:, 0]
     assert kolmogorov(draws, *beta_cdf(alpha)) < KOLMOGOROV
 
 
@@ -208,15 +229,16 @@ def test_beta_has_mean_one_half_and_the_variance_of_beta(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0, 50.0, 1e4])  # 1e-3: the gamma variates themselves underflow
-def test_beta_is_a_function_of_its_own_index_alone(alpha: float) -> None:
+@pytest.mark.parametrize("draw", [beta, partial(dirichlet, count=3)], ids=["beta", "dirichlet"])
+def test_a_draw_is_a_function_of_its_own_index_alone(draw: Any, alpha: float) -> None:
     index = np.arange(5000)
-    together = beta(Key(5, 1), index, "mixup", alpha)
+    together = draw(Key(5, 1), index, "mixup", alpha)
     assert np.isfinite(together).all()
     rows = np.random.default_rng(0).permutation(index)
-    np.testing.assert_array_equal(beta(Key(5, 1), rows, "mixup", alpha), together[rows])
-    for row in range(0, 5000, 25):  # enough that some need more than one try
-        np.testing.assert_array_equal(beta(Key(5, 1), index[row : row + 1], "mixup", alpha), together[row : row + 1])
-    assert beta(Key(5, 1), index[:0], "mixup", alpha).shape == (0,)
+    np.testing.assert_array_equal(draw(Key(5, 1), rows, "mixup", alpha), together[rows])
+    for row in range(0, 5000, 25):  # enough that some of Dirichlet's need more than one try
+        np.testing.assert_array_equal(draw(Key(5, 1), index[row : row + 1], "mixup", alpha), together[row : row + 1])
+    assert draw(Key(5, 1), index[:0], "mixup", alpha).shape == (0, *together.shape[1:])
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(-1, 0), (2**64, 0), (0, -1), (0, 2**32)])
