@@ -204,7 +204,7 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     at their draws on the host.
     """
     fused = not batch.ops
-    shape = (len(batch.crop[0]), batch.channels, recipe.size, recipe.size)
+    shape = (batch.crop[0].shape[0], batch.channels, recipe.size, recipe.size)
     dtype = recipe.torch_dtype if fused else torch.float32
     images = empty_images(shape, dtype, recipe.channels_last, batch.images.device)
     run_crop(batch.images, batch.crop, images, recipe.interpolation, recipe.antialias, recipe.exact, batch.diagonal)

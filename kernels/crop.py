@@ -514,7 +514,7 @@ def launch_crop_resize_flip(
         # Not triton.cdiv: called from the host, it takes over a microsecond.
         count * -(-size // columns) * -(-size // rows),
         (pixels, table, color, out),
-        0 if len(color) == 1 else color[0].numel(),
+        0 if color.shape[0] == 1 else color.stride(0),
         strides[1],
         *out.stride(),
         size,

@@ -18,17 +18,21 @@ _compiled: dict[tuple[Any, ...], Any] = {}
 def launch(kernel: Any, programs: int, tensors: tuple[Any, ...], *others: Any, num_warps: int) -> None:
     """kernel[programs,](*tensors, *others, num_warps=num_warps), on the device of the first tensor. A tensor other than
     the first may be None."""
-    with torch.cuda.device_of(tensors[0]):
-        key = (kernel.fn, tensors[0].device, num_warps, others, *map(_form, tensors))
-        compiled = _compiled.get(key)
-        if compiled is not None:
-            compiled[programs, 1, 1](*tensors, *others)
-            return
-        compiled = kernel[programs,](*tensors, *others, num_warps=num_warps)
-        if compiled is not None:  # as it is in Triton's interpreter
-            if len(_compiled) == _MOST:
-                _compiled.clear()
-            _compiled[key] = compiled
+    index = tensors[0].get_device()  # −1 of a CPU tensor, as Triton's interpreter takes them
+    if index >= 0 and index != torch.cuda.current_device():
+        with torch.cuda.device(index):
+            launch(kernel, programs, tensors, *others, num_warps=num_warps)
+        return
+    key = (kernel.fn, index, programs, num_warps, others, *map(_form, tensors))
+    compiled = _compiled.get(key)
+    if compiled is not None:
+        compiled(*tensors, *others)
+        return
+    compiled = kernel[programs,](*tensors, *others, num_warps=num_warps)
+    if compiled is not None:  # as it is in Triton's interpreter
+        if len(_compiled) >= _MOST:
+            _compiled.clear()
+        _compiled[key] = compiled[programs, 1, 1]
 
 
 def _form(tensor: torch.Tensor | None) -> tuple[Any, ...] | None:

@@ -128,10 +128,11 @@ def launch_mixup(
     rows are, without gaps between them."""
     if not out.numel():
         return out
-    length = out.numel() // len(out)
+    count = out.shape[0]
+    length = out.numel() // count
     blocks = -(-length // block)
     tensors = values, partner, lam, out
-    launch(_mixup, len(out) * blocks, tensors, values.stride(0), length, blocks, block, num_warps=NUM_WARPS)
+    launch(_mixup, count * blocks, tensors, values.stride(0), length, blocks, block, num_warps=NUM_WARPS)
     return out
 
 
@@ -150,14 +151,14 @@ def launch_cutmix(
     if not out.numel():
         return out
     _, channels, height, width = values.shape
-    span = 1 if values[:1].is_contiguous() else channels
+    span = 1 if values.is_contiguous() or values[:1].is_contiguous() else channels
     planes, line = channels // span, width * span
     block_x = min(1 << (line - 1).bit_length(), block)
     block_y = block // block_x
     tiles_y, tiles_x = -(-height // block_y), -(-line // block_x)
     launch(
         _cutmix,
-        len(out) * planes * tiles_y * tiles_x,
+        out.shape[0] * planes * tiles_y * tiles_x,
         (values, partner, box, stay, out),
         values.stride(0),
         planes,
@@ -181,9 +182,9 @@ def launch_mix_targets(
     (len(partner), classes) float32."""
     if not out.numel():
         return out
-    classes = out.shape[1]
+    count, classes = out.shape
     block = min(1 << (classes - 1).bit_length(), BLOCK_CLASSES)
     blocks = -(-classes // block)
     tensors = labels, partner, lam, out
-    launch(_mix_targets, len(out) * blocks, tensors, classes, blocks, on, off, block, num_warps=NUM_WARPS)
+    launch(_mix_targets, count * blocks, tensors, classes, blocks, on, off, block, num_warps=NUM_WARPS)
     return out

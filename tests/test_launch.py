@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Kernel:
-    """Stands for a Triton function: counts how often it was compiled, and keeps what it was launched with."""
+    """Stands for a Triton function: counts how often Triton was asked for the compiled one, and keeps the launches."""
 
     def __init__(self, *, compiles: bool = True) -> None:
         self.fn = object()
@@ -62,12 +62,19 @@ def test_what_was_compiled_is_launched_with_the_same_arguments() -> None:
     assert kernel.launches == 3 * [((7,), (*tensors, 3, 0.5, True))]
 
 
-def test_another_grid_and_other_addresses_compile_nothing() -> None:
-    kernel = Kernel()
-    for programs in (1, 2):
-        launch(kernel, programs, (buffer(),), num_warps=1)
+def test_other_addresses_are_another_launch_of_the_same_code() -> None:
+    kernel, tensors = Kernel(), [buffer(), buffer()]
+    for tensor in tensors:
+        launch(kernel, 1, (tensor,), num_warps=1)
     assert kernel.compiled == 1
-    assert [grid for grid, _ in kernel.launches] == [(1,), (2,)]
+    assert [given is tensor for (_, (given,)), tensor in zip(kernel.launches, tensors, strict=True)] == [True, True]
+
+
+def test_another_grid_is_launched_as_it_is() -> None:
+    kernel = Kernel()
+    for programs in (1, 2, 1, 2):
+        launch(kernel, programs, (buffer(),), num_warps=1)
+    assert [grid for grid, _ in kernel.launches] == [(1,), (2,), (1,), (2,)]
 
 
 @pytest.mark.parametrize(

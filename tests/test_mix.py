@@ -144,7 +144,7 @@ def test_every_element_is_written_and_none_beyond(
 ) -> None:
     """The output is a part of a larger tensor, all of it 77 before."""
     around = torch.full((5, 3, 17, 17), 77.0, device=kernel_device)
-    monkeypatch.setattr(mix, "_mixed_like", lambda values, partner: around[1 : 1 + len(partner)])
+    monkeypatch.setattr(mix, "_like_rows", lambda values, partner: around[1 : 1 + len(partner)])
     images = pictures(4).to(kernel_device)
     params = shard(SAMPLERS[kind](ag.Key(1), np.arange(4), alpha=1.0), np.arange(3), np.arange(4))
     mixed = apply_mix(images, params)

@@ -143,7 +143,7 @@ def run_crop(
 ) -> None:
     """The device part: fills `out`. images: the (N,) pixels of a ragged batch, or (B, C, H, W). tables: of plan_crop.
     diagonal: whether in no row's colours a channel sees another."""
-    if len(out) == 0:
+    if out.shape[0] == 0:
         return
     white = white_of(images)
     strides = (out.shape[1], 1) if images.ndim == 1 else (images.stride(3), images.stride(1))

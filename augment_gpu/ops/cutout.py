@@ -168,28 +168,32 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
 
 
 def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
-    """The host part: box (B, 4) int32, seed (B, 2) int32 and fill (C,) float32, for images of this shape, checked."""
+    """The host part, for images of this shape, checked: box (B, 4) int32; and fill (C,) float32, or for noise seed
+    (B, 2) int32."""
     _check(shape, params)
-    fill = 0.0 if params.fill == "noise" else params.fill
+    if params.fill != "noise":
+        return [params.box, np.full(shape[1], params.fill, dtype=np.float32)]
     # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
-    return [params.box, params.seed.view(np.int32), np.full(shape[1], fill, dtype=np.float32)]
+    return [params.box, params.seed.view(np.int32)]
 
 
 @device_op("cutout(Tensor(a!) images, Tensor[] tables, bool noise) -> ()", writes_in_place)
 def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor], noise: bool) -> None:
     """The device part. tables: of plan_cutout."""
-    if len(images) == 0:
+    if images.shape[0] == 0:
         return
-    box, seed, fill = tables
+    box, filling = tables
     if not runs_triton(images.device):
-        _fill_each(images, box.tolist(), seed.numpy().view(np.uint32).tolist(), "noise" if noise else fill.tolist())
+        boxes = box.tolist()
+        seeds = filling.numpy().view(np.uint32).tolist() if noise else [[]] * len(boxes)
+        _fill_each(images, boxes, seeds, "noise" if noise else filling.tolist())
         return
     from augment_gpu.kernels.cutout import launch_fill, launch_noise
 
     if noise:
-        launch_noise(images, box, seed)
+        launch_noise(images, box, filling)
     else:
-        launch_fill(images, box, fill)
+        launch_fill(images, box, filling)
 
 
 def _check(shape: Sequence[int], params: CutoutParams) -> None:

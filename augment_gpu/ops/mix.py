@@ -3,6 +3,7 @@
 Both take the images and the targets through the same parameter object, so labels cannot disagree with pixels.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -105,15 +106,19 @@ def run_mix(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> torch.Tenso
 
 def _mixed_like(values: torch.Tensor, partner: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     """An empty tensor for the result: a row for each partner, laid out as those of `values` are."""
-    rows = _gapless(values)
-    return rows.new_empty_strided((len(partner), *rows.shape[1:]), (rows[:1].numel(), *rows.stride()[1:]))
+    return _like_rows(_gapless(values), partner)
+
+
+def _like_rows(rows: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
+    shape = rows.shape[1:]
+    return rows.new_empty_strided((partner.shape[0], *shape), (math.prod(shape), *rows.stride()[1:]))
 
 
 @device_op("mixup(Tensor values, Tensor partner, Tensor lam) -> Tensor", _mixed_like)
 def run_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """The device part of mixup."""
     rows = _gapless(values)
-    out = _mixed_like(rows, partner)
+    out = _like_rows(rows, partner)
     if not runs_triton(rows.device):
         if rows.device.type == "cpu" and rows.ndim == 4:
             return _by_row(rows, partner, out, stay=lam)
@@ -127,7 +132,7 @@ def run_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) ->
 def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
     """The device part of cutmix on images."""
     rows = _gapless(values)
-    out = _mixed_like(rows, partner)
+    out = _like_rows(rows, partner)
     if not runs_triton(rows.device):
         if rows.device.type == "cpu":
             return _by_row(rows, partner, out, box=box)
@@ -141,7 +146,7 @@ def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -
 def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
     """The device part of a batch of which some rows are cut and the others blended."""
     rows = _gapless(values)
-    out = _mixed_like(rows, partner)
+    out = _like_rows(rows, partner)
     if not runs_triton(rows.device):
         if rows.device.type == "cpu":
             return _by_row(rows, partner, out, box=box, stay=stay)
@@ -185,9 +190,9 @@ def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> t
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:
     """The values themselves where each row is one run of memory, contiguous or channels_last; else a copy that is."""
-    row = values[:1]
-    if row.is_contiguous() or (row.ndim == 4 and row.is_contiguous(memory_format=torch.channels_last)):
-        return values
+    for rows in (values, values[:1]):  # most are so as a whole
+        if rows.is_contiguous() or (rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)):
+            return values
     return values.contiguous()
 
 
