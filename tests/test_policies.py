@@ -162,6 +162,21 @@ def test_an_op_is_what_timm_does_with_pillow(
     assert far.float().mean() < (0.07 if name[:5] in ("Shear", "Rotat", "Trans") else 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("op", "magnitude", "message"),
+    [
+        ([[0, len(NUMBER)]], [[0, 0]], "op holds 21"),
+        ([[-1]], [[0]], "op holds -1"),
+        ([[0]], [[np.nan]], "not finite"),
+        ([[0]], [[0, 0]], r"shape \(1, 1\) and magnitude \(1, 2\)"),
+        ([0], [0], r"wanted \(B, n\)"),
+    ],
+)
+def test_parameters_of_no_op_are_refused(op: Any, magnitude: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ag.PolicyParams(op, magnitude)
+
+
 # ---- promises
 
 

@@ -83,12 +83,25 @@ class PolicyParams:
     gaussian_blur: σ in pixels, at most 2.
 
     interpolation, fill: of the ops that move pixels; see geometry.
+
+    Raises ValueError for arrays of other shapes, numbers of no op, or a magnitude that is not finite.
     """
 
     op: np.ndarray
     magnitude: np.ndarray
     interpolation: Interpolation = "nearest"
     fill: Fill = 0.0
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("op", np.int64), ("magnitude", np.float64)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        if self.op.ndim != 2 or self.magnitude.shape != self.op.shape:
+            raise ValueError(f"op has shape {self.op.shape} and magnitude {self.magnitude.shape}; wanted (B, n) each")
+        unknown = (self.op < 0) | (self.op >= len(POLICY_OPS))
+        if unknown.any():
+            raise ValueError(f"op holds {self.op[unknown][0]}; wanted places in POLICY_OPS, below {len(POLICY_OPS)}")
+        if not np.isfinite(self.magnitude).all():
+            raise ValueError("magnitude holds a number that is not finite")
 
     def __len__(self) -> int:
         return len(self.op)
