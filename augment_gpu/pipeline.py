@@ -20,7 +20,7 @@ from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
 from augment_gpu.ops.cutout import CutoutParams, plan_cutout, run_cutout, sample_cutout, sample_random_erasing
 from augment_gpu.ops.foreign import run_foreign, sample_foreign
-from augment_gpu.ops.mix import one_hot, plan_mix, run_mix, run_mix_targets, run_mixup
+from augment_gpu.ops.mix import blended, one_hot, plan_mix, run_mix, run_mix_targets
 from augment_gpu.ops.mix_draws import MixParams, sample_mix
 from augment_gpu.ops.path import runs_triton
 from augment_gpu.ops.twist import ColorTwistParams, color_of, sample_color_twist
@@ -215,7 +215,7 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
             images = run_foreign(op, images, params) if callable(op) else OPS[op[0]][1](images, params)
         images = _normalize(images, recipe)
     for holes in batch.holes:
-        run_cutout(images, holes, recipe.fill == "noise")
+        run_cutout(images, holes)
     if batch.mix:
         images = run_mix(images, batch.mix)
     return images, None if batch.targets is None else _soften(batch.targets, batch.soft, batch.mix, recipe)
@@ -228,7 +228,7 @@ def _soften(targets: torch.Tensor, soft: bool, mix: Sequence[torch.Tensor], reci
         if mix:
             return run_mix_targets(targets, *mix[:2], classes, smoothing)
         return one_hot(targets, classes, smoothing=smoothing)
-    return run_mixup(targets, *mix[:2]) if mix else targets
+    return blended(targets, *mix[:2]) if mix else targets
 
 
 def _normalize(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:

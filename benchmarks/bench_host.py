@@ -2,9 +2,9 @@
 
     python benchmarks/bench_host.py
 
-What `make gpu-report` calls host time, with Triton as it is and a driver that launches nothing. So two things are
-missing that a GPU's driver adds: the copy of the tables and the launches themselves. One core. Prints a table, and
-writes results/host-<machine>-<date>.json.
+What `make gpu-report` calls host time, with Triton as it is and a driver that launches nothing. So it lacks what a GPU
+adds: page-locked memory for the tables, their copy, and the launches themselves. One core. Prints a table, and writes
+results/host-<machine>-<date>.json.
 """
 
 import argparse

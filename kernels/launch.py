@@ -1,8 +1,8 @@
 """Launches of compiled kernels without Triton's own search for them, which takes longer than the launch itself.
 
-Triton looks at every argument of every launch for what changes the code, and makes a string of it, by which it finds
-the compiled kernel. Here the arguments themselves are the key: more than decides, so that nothing is found wrongly, and
-of a training run's batches always the same.
+Triton looks at every argument of every launch for what changes the code. Here the arguments themselves are the key:
+more than decides, so that nothing is found wrongly, and of a training run's batches always the same. Triton's knobs,
+debug among them, are read when arguments are new.
 """
 
 from typing import Any

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import augment_gpu as ag
+from augment_gpu.ops.crop import run_crop
+from augment_gpu.ops.cutout import run_cutout
+from augment_gpu.ops.mix import run_cutmix, run_mix_targets, run_mixed, run_mixup
 from augment_gpu.pipeline import Prepared
 
 PLAIN: dict[str, Any] = {"size": 32}
@@ -115,20 +118,20 @@ def test_operators_keep_what_they_declare(name: str) -> None:
     stage = stage_of(name)
     prepared = stage.prepare(batch(1), LABELS, index=INDEX)
     tests = ("test_schema", "test_faketensor")
-    recipe, operators = stage.recipe, torch.ops.augment_gpu
+    recipe = stage.recipe
     images = torch.zeros(3, 3, 32, 32, dtype=recipe.torch_dtype)
     crop = (prepared.images, prepared.crop, images, recipe.interpolation, True, False, prepared.diagonal)
-    torch.library.opcheck(operators.crop_resize_flip, crop, test_utils=tests)
+    torch.library.opcheck(run_crop, crop, test_utils=tests)
     for holes in prepared.holes:
-        torch.library.opcheck(operators.cutout, (images, holes, recipe.fill == "noise"), test_utils=tests)
+        torch.library.opcheck(run_cutout, (images, holes), test_utils=tests)
     if prepared.mix:
         partner, lam, *box = prepared.mix
-        torch.library.opcheck(operators.mixup, (images, partner, lam), test_utils=tests)
-        torch.library.opcheck(operators.mix_targets, (prepared.targets, partner, lam, 5, 0.1), test_utils=tests)
+        torch.library.opcheck(run_mixup, (images, partner, lam), test_utils=tests)
+        torch.library.opcheck(run_mix_targets, (prepared.targets, partner, lam, 5, 0.1), test_utils=tests)
         if len(box) == 1:
-            torch.library.opcheck(operators.cutmix, (images, partner, *box), test_utils=tests)
+            torch.library.opcheck(run_cutmix, (images, partner, *box), test_utils=tests)
         if len(box) == 2:
-            torch.library.opcheck(operators.mixed, (images, partner, *box), test_utils=tests)
+            torch.library.opcheck(run_mixed, (images, partner, *box), test_utils=tests)
 
 
 # ------------------------------------------------------------------------------------- one batch overwritten by another

@@ -1,9 +1,11 @@
 """Launches of kernels that were compiled before, with a driver that launches nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,47 @@ def test_two_kernels_are_told_apart() -> None:
     for kernel in kernels:
         launch(kernel, 1, (buffer(),), num_warps=1)
     assert [kernel.compiled for kernel in kernels] == [1, 1]
+
+
+class OnGPU:
+    """Stands for a tensor on the GPU of this number."""
+
+    dtype = torch.float32
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def get_device(self) -> int:
+        return self.number
+
+    def data_ptr(self) -> int:
+        return 0
+
+
+def test_a_kernel_is_compiled_and_launched_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextlib.contextmanager
+    def device(number: int) -> Iterator[None]:
+        before, current[0] = current[0], number
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "device", device)
+    launched_on = []
+
+    class There(Kernel):
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            launched_on.append(current[0])
+            return super().__getitem__(grid)
+
+    kernel = There()
+    for number in (0, 1, 0, 1):
+        launch(kernel, 1, (OnGPU(number),), num_warps=1)
+    assert launched_on == [0, 1], "each GPU has a compiled kernel of its own"
+    assert current == [0]
+    assert len(kernel.launches) == 4
 
 
 def test_on_amd_a_tensor_of_two_gibibytes_is_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,7 @@ def test_an_op_is_what_timm_does_with_pillow(
     [
         ([[0, len(NUMBER)]], [[0, 0]], "op holds 21"),
         ([[-1]], [[0]], "op holds -1"),
+        ([[0.7]], [[0]], "op is float64"),
         ([[0]], [[np.nan]], "not finite"),
         ([[0]], [[0, 0]], r"shape \(1, 1\) and magnitude \(1, 2\)"),
         ([0], [0], r"wanted \(B, n\)"),

@@ -647,3 +647,26 @@ def test_a_label_out_of_range_is_refused(label: int) -> None:
 def test_labels_that_are_not_class_numbers_are_refused() -> None:
     with pytest.raises(TypeError, match=r"labels are torch\.float32"):
         ag.Stage(recipe())(noise(2), [0.5, 1.7])
+
+
+@pytest.mark.parametrize(("drawn", "given"), [("noise", 0.5), (0.5, "noise")])
+def test_holes_are_filled_as_they_were_drawn(drawn: Any, given: Any, device: str) -> None:
+    """Whatever the recipe of the stage that is given the draws would have filled them with."""
+    images, index = noise(4), [3, 4, 5, 6]
+    drawing, other = (ag.Stage(recipe(cutout=20, fill=fill)).to(device) for fill in (drawn, given))
+    wanted, _ = drawing(images, index=index)
+    assert torch.equal(other(images, index=index, draws=drawing.draw(images, index=index))[0], wanted)
+
+
+def test_targets_that_want_a_gradient_get_it(device: str) -> None:
+    stage, index = ag.Stage(recipe(mixup_alpha=1.0, num_classes=5)).to(device), np.arange(3)
+    given = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    _, targets = stage(noise(3), given, index=index)
+    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)).to(device)
+    (targets * weights).sum().backward()
+    mix = ag.sample_mix(ag.Key(0), index, mixup_alpha=1.0, mode="sample", size=32)
+    wanted = torch.zeros(3, 5)
+    for row, (partner, lam) in enumerate(zip(mix.partner.tolist(), mix.lam.tolist(), strict=True)):
+        wanted[row] += lam * weights[row].cpu()
+        wanted[partner] += (1 - lam) * weights[row].cpu()
+    torch.testing.assert_close(given.grad.cpu(), wanted)

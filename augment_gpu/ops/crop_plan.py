@@ -44,7 +44,7 @@ def plan_crop(
     """
     if triton:
         rows = kernel_rows(crop, places, matrix.shape[1], size, interpolation, antialias)
-        return [rows.view(np.int64).reshape(len(rows), -1), matrix.astype(np.float32)]
+        return [rows.view(np.int64).reshape(len(rows), rows.itemsize // 8), matrix.astype(np.float32)]
     geometry = np.stack(places[1:], axis=1, dtype=np.int64)
     return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
 

@@ -157,11 +157,10 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     arrays = plan_cutout(images.shape, params)
     if len(images) == 0:
         return images
-    noise = params.fill == "noise"
     if wants_gradient(images):
         _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
         return images
-    run_cutout(images, upload(table_device(images.device), *arrays), noise)
+    run_cutout(images, upload(table_device(images.device), *arrays))
     if not images.is_inference():  # what autograd saved of these images is no longer true
         torch.autograd.graph.increment_version(images)
     return images
@@ -177,12 +176,13 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
     return [params.box, params.seed.view(np.int32)]
 
 
-@device_op("cutout(Tensor(a!) images, Tensor[] tables, bool noise) -> ()", writes_in_place)
-def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor], noise: bool) -> None:
-    """The device part. tables: of plan_cutout."""
+@device_op("cutout(Tensor(a!) images, Tensor[] tables) -> ()", writes_in_place)
+def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
+    """The device part. tables: of plan_cutout, whose dtypes say what fills the holes."""
     if images.shape[0] == 0:
         return
     box, filling = tables
+    noise = filling.dtype == torch.int32
     if not runs_triton(images.device):
         boxes = box.tolist()
         seeds = filling.numpy().view(np.uint32).tolist() if noise else [[]] * len(boxes)

@@ -20,7 +20,7 @@ def mixup(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
     """Images (B, C, H, W) or targets (B, classes), floating point, mixed into a new tensor of the same dtype."""
     _check_values(values, "mixup")
     tables = plan_mix(params, len(values))
-    return _blended(values, *upload(values.device, *tables))
+    return blended(values, *upload(values.device, *tables))
 
 
 def mixup_reference(values: torch.Tensor, params: MixupParams) -> torch.Tensor:
@@ -36,7 +36,7 @@ def cutmix(values: torch.Tensor, params: CutmixParams) -> torch.Tensor:
     _check_values(values, "cutmix")
     size = values.shape[2:] if values.ndim == 4 else None
     partner, lam, *box = upload(values.device, *plan_mix(params, len(values), size))
-    return _pasted(values, partner, *box) if values.ndim == 4 else _blended(values, partner, lam)
+    return _pasted(values, partner, *box) if values.ndim == 4 else blended(values, partner, lam)
 
 
 def cutmix_reference(values: torch.Tensor, params: CutmixParams | MixedParams) -> torch.Tensor:
@@ -179,9 +179,11 @@ def run_mix_targets(
     return launch_mix_targets(labels.contiguous(), partner, lam, out=out, on=on, off=off)
 
 
-def _blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
+def blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """run_mixup, or plain torch for values that want a gradient, which an operator does not pass on."""
-    return _blend(values, partner, lam) if wants_gradient(values) else run_mixup(values, partner, lam)
+    if not wants_gradient(values):
+        return run_mixup(values, partner, lam)
+    return _blend(values, partner.to(values.device), lam.to(values.device))
 
 
 def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:

@@ -6,15 +6,13 @@ torch.compile, and nothing in it depends on a draw: it can be captured in a CUDA
 """
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
 
 
 def device_op(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a function as torch.ops.augment_gpu.<name>, for every device. torch.compile calls the operator, whose
-    way through torch takes half as long as a launch; everybody else the function itself.
+    """Registers a function as torch.ops.augment_gpu.<name>, for every device, and gives the operator in its place.
 
     schema: as torch.library.define has it, the name first. fake: gives the results' shapes without computing them.
     """
@@ -26,13 +24,8 @@ def device_op(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., 
         # Gradients are not offered: an op's inputs are data. What is differentiable says so, and goes by plain torch.
         torch.library.impl(qualified, "CompositeExplicitAutograd")(run)
         torch.library.register_fake(qualified)(fake)
-        operator = getattr(torch.ops.augment_gpu, name).default
-
-        @wraps(run)
-        def call(*arguments: Any) -> Any:
-            return operator(*arguments) if torch.compiler.is_compiling() else run(*arguments)
-
-        return call
+        operator: Callable[..., Any] = getattr(torch.ops.augment_gpu, name).default
+        return operator
 
     return register
 

@@ -93,6 +93,9 @@ class PolicyParams:
     fill: Fill = 0.0
 
     def __post_init__(self) -> None:
+        given = np.asarray(self.op)
+        if given.size and given.dtype.kind not in "iu":
+            raise ValueError(f"op is {given.dtype}; wanted whole numbers")
         for name, dtype in (("op", np.int64), ("magnitude", np.float64)):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
         if self.op.ndim != 2 or self.magnitude.shape != self.op.shape:
