@@ -89,11 +89,11 @@ def compare(found: Figures, kept: Figures) -> tuple[list[str], list[str]]:
 def warps(row: Row) -> int:
     """How many warps of a program an NVIDIA multiprocessor, or a SIMD of AMD's, has registers for: they are given out
     eight a thread, and on NVIDIA to four warps together. On an H200 80 registers in place of 64 made the crop up to a
-    quarter slower (see README.md)."""
+    quarter slower (see README.md). NVIDIA's run 32 programs at a time, of which the crop's have one warp."""
     registers = -(-max(row["registers"], 1) // 8) * 8
     if row["target"].startswith("gfx"):
         return min(8, 512 // registers)
-    return min(64, 65536 // (32 * registers) // 4 * 4)
+    return min(32 if row["kernel"].startswith("crop") else 64, 65536 // (32 * registers) // 4 * 4)
 
 
 def _compared(figures: Figures) -> list[Row]:

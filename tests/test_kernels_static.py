@@ -277,13 +277,21 @@ def test_what_is_written_about_the_figures_is_what_they_say(kept: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("target", "registers", "expected"),
-    [("sm_90", 16, 64), ("sm_90", 64, 32), ("sm_90", 65, 28), ("sm_90", 72, 28), ("sm_90", 80, 24), ("gfx942", 128, 4)],
+    ("kernel", "target", "registers", "expected"),
+    [
+        ("mixup", "sm_90", 16, 64),
+        ("crop", "sm_90", 16, 32),  # programs of one warp, of which there are no more at a time
+        ("crop", "sm_90", 64, 32),
+        ("crop", "sm_90", 65, 28),
+        ("crop", "sm_90", 72, 28),
+        ("crop", "sm_90", 80, 24),
+        ("crop", "gfx942", 128, 4),
+    ],
 )
-def test_registers_decide_how_many_warps_run(target: str, registers: int, expected: int) -> None:
+def test_registers_decide_how_many_warps_run(kernel: str, target: str, registers: int, expected: int) -> None:
     from static_table import warps
 
-    assert warps({"target": target, "registers": registers}) == expected
+    assert warps({"kernel": kernel, "target": target, "registers": registers}) == expected
 
 
 def test_registers_that_leave_room_for_fewer_warps_are_no_small_matter(kept: Any) -> None:
