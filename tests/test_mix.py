@@ -627,3 +627,14 @@ def test_boxes_drawn_for_another_size_are_refused() -> None:
 def test_a_share_outside_its_range_is_refused(lam: float) -> None:
     with pytest.raises(ValueError, match="each must lie in"):
         ag.MixupParams([1, 0], [0.5, lam])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_rows_without_gaps_are_mixed_where_they_lie(memory_format: torch.memory_format) -> None:
+    """Gaps between the rows do not count, gaps within them do."""
+    images = torch.rand(4, 3, 5, 6).contiguous(memory_format=memory_format)
+    for rows in (images, images[1:3], images[::2]):
+        assert mix._gapless(rows) is rows
+    copied = mix._gapless(images[:, :, :, 1:])
+    assert copied.is_contiguous()
+    assert torch.equal(copied, images[:, :, :, 1:])
