@@ -70,19 +70,27 @@ def ceiling(plan: Plan, device: torch.device) -> dict[str, Any]:
     return {"copied_bytes": count, "bytes_per_second": spread([2 * count / s for s in seconds])}
 
 
-def random_batch(count: int, width: int, height: int, device: torch.device) -> ag.RaggedBatch:
-    """RGB noise made on the device, with the 16 spare bytes that every ragged batch has. No kernel's time depends on
-    the values."""
-    each = width * height * 3
+def random_batch(count: int, width: int, height: int, device: torch.device, *, channels: int = 3) -> ag.RaggedBatch:
+    """Noise made on the device, with the 16 spare bytes that every ragged batch has. No kernel's time depends on the
+    values."""
+    each = width * height * channels
     buffer = torch.randint(0, 256, (count * each + 16,), dtype=torch.uint8, device=device)
     sides = (torch.full((count,), side, dtype=torch.int32) for side in (height, width))
-    return ag.RaggedBatch(buffer[: count * each], torch.arange(count) * each, *sides, 3)
+    return ag.RaggedBatch(buffer[: count * each], torch.arange(count) * each, *sides, channels)
 
 
 def random_boxes(batch: ag.RaggedBatch, epoch: int) -> ag.CropParams:
     """A RandomResizedCrop box and a flip for each image."""
     key, index = ag.Key(0, epoch), np.arange(len(batch))
     return ag.sample_random_resized_crop(key, index, batch.height.numpy(), batch.width.numpy())
+
+
+def square_boxes(batch: ag.RaggedBatch, side: int, seed: int) -> ag.CropParams:
+    """A box of this side anywhere in each image, all of which are squares of one size; every other one mirrored."""
+    room = int(batch.width[0]) - side
+    corner = np.random.default_rng(seed).integers(0, room + 1, (len(batch), 2))
+    box = np.concatenate([corner, corner + side], axis=1)
+    return ag.CropParams(np.arange(len(batch)), box, corner[:, 0] % 2 == 1)
 
 
 def floor_bytes(crop: ag.CropParams, size: int, itemsize: int, channels: int = 3) -> int:
@@ -94,18 +102,26 @@ def floor_bytes(crop: ag.CropParams, size: int, itemsize: int, channels: int = 3
 
 
 def crop_calls(
-    batches: list[ag.RaggedBatch], crops: list[ag.CropParams], size: int, dtype: torch.dtype, layout: str
+    batches: list[ag.RaggedBatch],
+    crops: list[ag.CropParams],
+    size: int,
+    dtype: torch.dtype,
+    layout: str,
+    **options: Any,
 ) -> Calls:
-    """crop_resize_flip with normalisation, into an output of its own for each batch."""
+    """crop_resize_flip, by default of RGB with normalisation, into an output of its own for each batch."""
+    options = {"size": size, "mean": MEAN, "std": STD, **options}
     return [
-        lambda batch=batch, crop=crop, out=out: ag.crop_resize_flip(batch, crop, size=size, mean=MEAN, std=STD, out=out)
+        lambda batch=batch, crop=crop, out=out: ag.crop_resize_flip(batch, crop, out=out, **options)
         for batch, crop in zip(batches, crops, strict=True)
-        for out in [empty(len(crop), size, dtype, layout, batch.device)]
+        for out in [empty(len(crop), size, dtype, layout, batch.device, channels=batch.channels)]
     ]
 
 
-def empty(rows: int, size: int, dtype: torch.dtype, layout: str, device: torch.device) -> torch.Tensor:
-    return torch.empty(rows, 3, size, size, dtype=dtype, device=device, memory_format=_LAYOUTS[layout])
+def empty(
+    rows: int, size: int, dtype: torch.dtype, layout: str, device: torch.device, *, channels: int = 3
+) -> torch.Tensor:
+    return torch.empty(rows, channels, size, size, dtype=dtype, device=device, memory_format=_LAYOUTS[layout])
 
 
 def crops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any], None, None]:
@@ -131,14 +147,8 @@ def fixed_scales(plan: Plan, device: torch.device, bytes_per_second: float) -> G
     largest = 3 * (side**2 + 2 * plan.size**2)
     count = fitting_batch(plan.batch, largest, device)
     batches = [random_batch(count, side, side, device) for _ in range(rotation(count * largest, device))]
-    random = np.random.default_rng(0)
     for scale in plan.scales:
-        box_side = round(scale * plan.size)
-        corners = [random.integers(0, side - box_side + 1, (count, 2)) for _ in batches]
-        boxes = [
-            ag.CropParams(np.arange(count), np.concatenate([corner, corner + box_side], axis=1), corner[:, 0] % 2 == 1)
-            for corner in corners
-        ]
+        boxes = [square_boxes(batch, round(scale * plan.size), seed) for seed, batch in enumerate(batches)]
         yield {"scale": scale} | _crop_row(plan, batches, boxes, dtypes[0], "channels_last", bytes_per_second)
 
 

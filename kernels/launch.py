@@ -15,20 +15,20 @@ _MOST = 1024  # keys; who passes them all has arguments that never come again
 _compiled: dict[tuple[Any, ...], Any] = {}
 
 
-def launch(kernel: Any, programs: int, tensors: tuple[Any, ...], *others: Any, num_warps: int) -> None:
-    """kernel[programs,](*tensors, *others, num_warps=num_warps), on the device of the first tensor. A tensor other than
-    the first may be None."""
+def launch(kernel: Any, programs: int, tensors: tuple[Any, ...], *others: Any, **options: Any) -> None:
+    """kernel[programs,](*tensors, *others, **options), on the device of the first tensor. A tensor other than the first
+    may be None. options: Triton's, such as num_warps."""
     index = tensors[0].get_device()  # −1 of a CPU tensor, as Triton's interpreter takes them
     if index >= 0 and index != torch.cuda.current_device():
         with torch.cuda.device(index):
-            launch(kernel, programs, tensors, *others, num_warps=num_warps)
+            launch(kernel, programs, tensors, *others, **options)
         return
-    key = (kernel.fn, index, programs, num_warps, others, *map(_form, tensors))
+    key = (kernel.fn, index, programs, others, *options.items(), *map(_form, tensors))
     compiled = _compiled.get(key)
     if compiled is not None:
         compiled(*tensors, *others)
         return
-    compiled = kernel[programs,](*tensors, *others, num_warps=num_warps)
+    compiled = kernel[programs,](*tensors, *others, **options)
     if compiled is not None:  # as it is in Triton's interpreter
         if len(_compiled) >= _MOST:
             _compiled.clear()
