@@ -18,7 +18,7 @@ from augment_gpu.ops.boxes import (
 )
 from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
-from augment_gpu.ops.cutout import CutoutParams, plan_cutout, run_cutout, sample_cutout, sample_random_erasing
+from augment_gpu.ops.cutout import CutoutParams, overwrite, plan_cutout, sample_cutout, sample_random_erasing
 from augment_gpu.ops.foreign import run_foreign, sample_foreign
 from augment_gpu.ops.mix import blended, one_hot, plan_mix, run_mix, run_mix_targets
 from augment_gpu.ops.mix_draws import MixParams, sample_mix
@@ -215,7 +215,7 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
             images = run_foreign(op, images, params) if callable(op) else OPS[op[0]][1](images, params)
         images = _normalize(images, recipe)
     for holes in batch.holes:
-        run_cutout(images, holes)
+        overwrite(images, holes)
     if batch.mix:
         images = run_mix(images, batch.mix)
     return images, None if batch.targets is None else _soften(batch.targets, batch.soft, batch.mix, recipe)

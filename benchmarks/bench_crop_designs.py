@@ -23,6 +23,8 @@ from common import machine, save
 from gpu_ops import Plan, crop_calls, fitting_batch, output_dtypes, random_batch, random_boxes, square_boxes
 from gpu_timing import on_device, rotation
 
+from augment_gpu.ops.path import require_triton
+
 KIND = "crop-options"
 ROUNDS = 7
 
@@ -108,10 +110,19 @@ def measured(scene: Scene, plan: Plan, device: torch.device) -> list[dict[str, A
     for design in DESIGNS:
         out.fill_(torch.nan)
         with launched_as(design):
-            # The sums of a strip begin elsewhere: what they round to may differ by a last digit.
+            # Compiled otherwise, a multiplication and an addition may round once or twice: a last digit may differ.
             torch.testing.assert_close(calls[0](), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
             seconds = on_device(calls, device, budget=plan.budget, rounds=ROUNDS)["seconds"]
-        rows.append({"scene": scene.name, "batch": count, "design": str(design), **asdict(design), "seconds": seconds})
+        rows.append(
+            {
+                "scene": scene.name,
+                "batch": count,
+                "dtype": str(dtype),
+                "design": str(design),
+                **asdict(design),
+                "seconds": seconds,
+            }
+        )
     return rows
 
 
@@ -127,18 +138,23 @@ def markdown(rows: list[dict[str, Any]], heading: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or torch.version.hip is not None:
         print("bench_crop_designs.py needs an NVIDIA GPU; there is none", file=sys.stderr)
         return 1
     plan, device = Plan(), torch.device("cuda")
-    rows = [row for scene in scenes(plan) for row in measured(scene, plan, device)]
+    require_triton(device)
+    rows: list[dict[str, Any]] = []
     found = {"kind": KIND, "date": date.today().isoformat(), "machine": machine(), "size": plan.size, "rows": rows}
-    path = save(KIND, found)
-    heading = (
-        f"Microseconds of the crop's launch on {found['machine']['gpu']}, {found['date']}: {plan.batch} images to "
-        f"{plan.size} × {plan.size}, bilinear RGB where nothing else is said, channels_last; medians."
-    )
-    path.with_suffix(".md").write_text(markdown(rows, heading))
+    for scene in scenes(plan):  # saved after each: what was measured outlives a run that is stopped
+        rows += measured(scene, plan, device)
+        path = save(KIND, found)
+        batches, dtypes = ({str(row[name]).removeprefix("torch.") for row in rows} for name in ("batch", "dtype"))
+        heading = (
+            f"Microseconds of the crop's launch on {found['machine']['gpu']}, {found['date']}: "
+            f"{' or '.join(sorted(batches))} images to {plan.size} × {plan.size}, bilinear RGB where nothing else is "
+            f"said, {' or '.join(dtypes)}, channels_last; medians."
+        )
+        path.with_suffix(".md").write_text(markdown(rows, heading))
     print(path.with_suffix(".md").read_text())
     print("written to", path)
     return 0

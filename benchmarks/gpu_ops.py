@@ -86,7 +86,8 @@ def random_boxes(batch: ag.RaggedBatch, epoch: int) -> ag.CropParams:
 
 
 def square_boxes(batch: ag.RaggedBatch, side: int, seed: int) -> ag.CropParams:
-    """A box of this side anywhere in each image, all of which are squares of one size; every other one mirrored."""
+    """A box of this side anywhere in each image, all of which are squares of one size; half of them mirrored, at
+    random."""
     room = int(batch.width[0]) - side
     corner = np.random.default_rng(seed).integers(0, room + 1, (len(batch), 2))
     box = np.concatenate([corner, corner + side], axis=1)

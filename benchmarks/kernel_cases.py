@@ -20,7 +20,6 @@ import augment_gpu as ag
 from augment_gpu.kernels import crop as crop_kernel
 from augment_gpu.kernels import cutout as cutout_kernel
 from augment_gpu.kernels import mix as mix_kernel
-from augment_gpu.ops import crop_plan
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),  # A100
@@ -52,9 +51,34 @@ class Launch:
     def changed(self, **arguments: Any) -> "Launch":
         return replace(self, arguments=self.arguments | arguments)
 
-    def row(self) -> Any:
-        """What the crop kernel knows of the first output row, a NumPy record."""
-        return np.asarray(self.arguments["row_ptr"]).view(list(crop_kernel.ROW))[0, 0]
+    def crop(self) -> "Crop":
+        """What the crop kernel makes of its first row."""
+        row = np.asarray(self.arguments["row_ptr"]).view(list(crop_kernel.ROW))[0, 0]
+        reach, one, antialiased = self.arguments["REACH"], 2**32, crop_kernel.ANTIALIASED.value
+        across, down = row["step"].tolist()
+        x_stretch, y_stretch = (max(step, one) if row["flags"] & antialiased else one for step in (across, down))
+        low, high = row["low"].tolist(), row["high"].tolist()
+        taps = -(-2 * reach * x_stretch // one)
+        for path in self.arguments["PATHS"] if reach else ():
+            shrinks, unrolled = path
+            window = taps if unrolled < 0 else unrolled or -(-taps // 4) * 4
+            if shrinks == (y_stretch > one) and (unrolled < 0 or taps <= window <= high[0] - low[0]):
+                return Crop(path, window, int(row["start"][1]), down, low[1], high[1])
+        return Crop(None, 1, int(row["start"][1]), down, low[1], high[1])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How the crop kernel computes an output row, in whole numbers as it does. path: of `paths`; None where there are
+    none, to the nearest pixel. window: pixels read across. start, step: of the positions down, in 2**-32 pixels. low,
+    high: the first line of the image that may be read, and the one after the last."""
+
+    path: tuple[bool, int] | None
+    window: int
+    start: int
+    step: int
+    low: int
+    high: int
 
 
 def record(call: Call, target: GPUTarget) -> Launch:
@@ -74,7 +98,6 @@ def record(call: Call, target: GPUTarget) -> Launch:
         stack.enter_context(patch.object(crop_kernel, "HIP", target.backend == "hip"))
         # Not what is remembered from an earlier call, maybe for another target.
         stack.enter_context(patch.object(crop_kernel, "paths", crop_kernel.paths.__wrapped__))
-        stack.enter_context(patch.object(crop_plan, "_path_table", crop_plan._path_table.__wrapped__))
         call()
     (launch,) = launches
     # The crop kernel has a column of a strip for each lane, which the launcher's default says of this machine's GPU.

@@ -47,8 +47,11 @@ def read_sass(text: str) -> list[Instruction]:
     """
     # An instruction's line begins with its address; the line that continues its encoding does not.
     pattern = r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?\w+\s+)?([A-Z0-9][\w.]*)\s*(.*?)\s*;"
-    lines = [line for line in re.findall(pattern, text, re.MULTILINE) if line[2] != "NOP"]
-    places = {int(address, 16): place for place, (address, *_) in enumerate(lines)}
+    lines, places = [], {}
+    for line in re.findall(pattern, text, re.MULTILINE):
+        places[int(line[0], 16)] = len(lines)  # a jump to padding goes on to what comes after
+        if line[2] != "NOP":
+            lines.append(line)
     kinds = [name.split(".")[0] for _, _, name, _ in lines]
     called = _only([place for place, kind in enumerate(kinds) if kind == "CALL"])
     code = []

@@ -103,7 +103,7 @@ def pixel_figures(launch: Launch, target: GPUTarget, work: Counter[Strip]) -> Ro
     lanes = target.warp_size * launch.options["num_warps"]
     total = sum(np.array(walk(code, strip)) * count for strip, count in work.items())
     instructions, loads = (round(float(each) * columns * lanes / SIZE**2, 2) for each in total)
-    taken = launch.arguments["PATHS"][0]
+    taken = launch.crop().path
     return {"path": taken and list(taken), "instructions": instructions, "loads": loads}
 
 
@@ -125,33 +125,33 @@ def _counting_code() -> str:
 def strips(launch: Launch, target: GPUTarget) -> Iterator[Strip]:
     """What a thread must do in each of the strips, from the top of the picture to its bottom."""
     arguments = launch.arguments
-    row = launch.row()
-    window = int(row["window"])
-    shrinks, taps = arguments["PATHS"][row["path"]] if arguments["REACH"] else (False, 1)
+    plan = launch.crop()
+    shrinks, taps = plan.path or (False, 1)
     pixels, rows = arguments["CHANNELS"], arguments["ROWS"]
     pixels *= arguments["COLUMNS"] // (target.warp_size * launch.options["num_warps"])
-    load = (window if arguments["REACH"] else 1) * pixels * arguments["pixels_ptr"].element_size()
+    load = plan.window * pixels * arguments["pixels_ptr"].element_size()
     store = pixels * arguments["out_ptr"].element_size()
     for top in range(0, SIZE, rows):
         read = source_rows(launch, range(top, min(top + rows, SIZE)), shrinks=shrinks)
-        yield Strip(tuple(count * load for count in read), store, window if taps == 0 else 0)
+        yield Strip(tuple(count * load for count in read), store, plan.window if taps == 0 else 0)
 
 
 def source_rows(launch: Launch, rows: range, *, shrinks: bool) -> list[int]:
     """How many source rows the kernel filters before it writes each output row, those that it does not store among
     them. The positions are the launch's, the loops the kernel's."""
     reach = launch.arguments["REACH"]
-    start, step, low, high = (int(launch.row()[name][1]) for name in ("start", "step", "low", "high"))
     if reach == 0:
         return [1] * len(rows)
+    plan = launch.crop()
+    start, step = plan.start, plan.step
     if not shrinks:
         begins = [((start + row * step) >> 32) - reach + 1 for row in rows]
         ends = [begins[0], *(begin + 2 * reach for begin in begins)]
         return [max(end - max(before, begin), 0) for before, begin, end in zip(ends, begins, ends[1:], strict=False)]
     first, count = rows[0] - reach, len(rows) + 2 * reach - 1
     stops = [((start + (first + i) * step) >> 32) + 1 for i in range(count + count % 2 + 1)]
-    stops = [stops[0], *(min(stop, high) for stop in stops[1:])]
-    row, read = max(stops[0], low), []
+    stops = [stops[0], *(min(stop, plan.high) for stop in stops[1:])]
+    row, read = max(stops[0], plan.low), []
     for stop in stops[1:]:
         read.append(max(stop - row, 0))
         row = max(row, stop)
@@ -188,9 +188,7 @@ def _one_path(name: str, target: GPUTarget, scale: float) -> tuple[Launch, Count
     color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
     options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
     launch = record(crop(scale=scale, **options), target)
-    arguments = launch.arguments
-    taken = arguments["PATHS"][launch.row()["path"]] if arguments["REACH"] else None
-    return launch.changed(PATHS=(taken,)), Counter(strips(launch, target))
+    return launch.changed(PATHS=(launch.crop().path,)), Counter(strips(launch, target))
 
 
 def measure(kept: Figures | None) -> Figures:

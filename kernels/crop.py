@@ -17,9 +17,9 @@ COLUMNS = 64 if HIP else 32  # of a program: one a thread, of which a warp of AM
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
 
-# What the kernel knows of an output row, as fields of a NumPy record: one run of memory, which is sent in one piece and
-# read from one or two lines of the cache. Positions are fixed point, in 2**-32 pixels, since float32 leaves no fraction
-# for a crop far from the corner of a large photograph, and float64 is slow on most GPUs.
+# What the kernel is told of an output row, as fields of a NumPy record: 64 bytes in one run. Positions are fixed point,
+# in 2**-32 pixels, since float32 leaves no fraction for a crop far from the corner of a large photograph, and float64
+# is slow on most GPUs. What follows from these numbers, each program computes: that costs it less than the host.
 ROW = (
     ("offset", "<i8"),  # of its image's first value; a big batch passes 2**31 bytes
     ("start", "<i8", 2),  # x, y: across of the first pixel under the first column's filter; down, see kernel_rows
@@ -27,13 +27,11 @@ ROW = (
     ("low", "<i4", 2),  # the first pixel that may be read
     ("high", "<i4", 2),  # and the one after the last
     ("y_stride", "<i4"),  # values from one line of the image to the next
-    ("mirrored", "<i4"),
-    ("window", "<i4"),  # pixels read across
-    ("path", "<i4"),  # of `paths`
-    ("inverse", "<f4", 2),  # 1 / stretch of the filter, across and down
-    ("first", "<f4"),  # distance of a first pixel that is met exactly from the filter's centre, in pixels
-    ("spare", "<f4"),
+    ("flags", "<i4"),  # the sum of those that hold
 )
+MIRRORED = tl.constexpr(1)  # left to right
+ANTIALIASED = tl.constexpr(2)  # the filter is stretched where the image shrinks
+_ONE = tl.constexpr(2**32)  # pixel
 
 UNROLLED = 16  # taps at the most
 UNROLLED_RGBA_HIP = 8  # of four channels on AMD, whose compiler otherwise keeps registers in memory
@@ -57,6 +55,12 @@ def paths(reach: int, channels: int) -> tuple[tuple[bool, int], ...]:
 def _fraction(position):
     """The fraction of a position in 2**-32 pixels, in [0, 1]."""
     return position.to(tl.uint32).to(tl.float32) * 2.3283064365386963e-10
+
+
+@triton.jit
+def _pixels(position):
+    """A position in 2**-32 pixels, as float32."""
+    return position.to(tl.float32) * 2.3283064365386963e-10
 
 
 @triton.jit
@@ -185,7 +189,7 @@ def _across(
     inverse,  # 1 / stretch
     low,
     high,
-    window,
+    taps,
     weights,
     X_STRIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -199,13 +203,13 @@ def _across(
     else:
         total = _repeated(distance * 0, CHANNELS)
         if TAPS == 0:
-            for start in range(0, window, 4):
+            for start in range(0, taps, 4):
                 for tap in tl.static_range(4):
                     weight = _weight((distance + (start + tap)) * inverse, REACH)
                     pixel = _pixel(ptr + (start + tap) * X_STRIDE, channel_stride, CHANNELS)
                     total = _multiply_add(total, weight, pixel, 0)
         else:
-            for tap in range(window):
+            for tap in range(taps):
                 pixel = first + tap
                 weight = _weight((distance + tap) * inverse, REACH)
                 weight = tl.where((pixel >= low) & (pixel < high), weight, 0.0)
@@ -265,12 +269,37 @@ def _write(
 
 
 @triton.jit
+def _flag(row_ptr, FLAG: tl.constexpr):
+    return (tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 15) & FLAG) != 0
+
+
+@triton.jit
+def _stretch(row_ptr, AXIS: tl.constexpr):
+    """Of the filter along an axis, 0 being across; in 2**-32."""
+    return tl.where(_flag(row_ptr, ANTIALIASED), tl.maximum(tl.load(row_ptr + 3 + AXIS), _ONE), _ONE)
+
+
+@triton.jit
+def _window(x_stretch, REACH: tl.constexpr, TAPS: tl.constexpr):
+    """How many pixels across a path reads for each output pixel; and how many taps the filter has."""
+    taps = ((2 * REACH * x_stretch + (_ONE - 1)) >> 32).to(tl.int32)
+    window = taps if TAPS < 0 else (taps + 3) & -4 if TAPS == 0 else TAPS
+    return window, taps
+
+
+@triton.jit
+def _limits(row_ptr, AXIS: tl.constexpr):
+    """The first pixel that may be read along an axis, and the one after the last."""
+    half_ptr = row_ptr.to(tl.pointer_type(tl.int32))
+    return tl.load(half_ptr + 10 + AXIS), tl.load(half_ptr + 12 + AXIS)
+
+
+@triton.jit
 def _positions(row_ptr, out_x, SIZE):
     """Where each output column lies in the image, in 2**-32 pixels. A mirrored row begins at the last column. Columns
     beyond the output are computed as its last one, and not written."""
     column = tl.minimum(out_x, SIZE - 1)
-    mirrored = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 15)
-    column = tl.where(mirrored != 0, SIZE - 1 - column, column)
+    column = tl.where(_flag(row_ptr, MIRRORED), SIZE - 1 - column, column)
     return tl.load(row_ptr + 1) + column.to(tl.int64) * tl.load(row_ptr + 3)
 
 
@@ -302,18 +331,17 @@ def _strip(
     out_x = left + tl.arange(0, COLUMNS)
     column_mask = out_x < SIZE
     bottom = tl.minimum(top + ROWS, SIZE)
-    half_ptr, float_ptr = row_ptr.to(tl.pointer_type(tl.int32)), row_ptr.to(tl.pointer_type(tl.float32))
-    x_low, y_low = tl.load(half_ptr + 10), tl.load(half_ptr + 11)
-    x_high, y_high = tl.load(half_ptr + 12), tl.load(half_ptr + 13)
-    y_stride, window = tl.load(half_ptr + 14), tl.load(half_ptr + 16)
-    inverse_x, inverse_y = tl.load(float_ptr + 18), tl.load(float_ptr + 19)
-    y_start, y_step = tl.load(row_ptr + 2), tl.load(row_ptr + 4)
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0  # of the values that _pixel gives
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
 
+    x_stretch = _stretch(row_ptr, 0)
+    window, taps = _window(x_stretch, REACH, TAPS)
+    x_low, x_high = _limits(row_ptr, 0)
     at_x = _positions(row_ptr, out_x, SIZE)
     first = (at_x >> 32).to(tl.int32)
-    distance = tl.load(float_ptr + 20) - _fraction(at_x)
+    stretch = _pixels(x_stretch)
+    distance = (1 - REACH * stretch) - _fraction(at_x)
+    inverse_x = 1 / stretch
     if TAPS >= 0:
         # A window that begins or ends outside is pushed inside: it still holds every pixel under the filter, and the
         # weight of the others is 0 by their distance. So no load is clamped or masked.
@@ -322,11 +350,15 @@ def _strip(
         first = inside
     weights = _weights_across(first, distance, inverse_x, x_low, x_high, window, REACH, TAPS)
 
+    y_low, y_high = _limits(row_ptr, 1)
+    y_stride = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 14)
+    y_start, y_step = tl.load(row_ptr + 2), tl.load(row_ptr + 4)
     zero = distance * 0
     rows = _repeated(zero, 2 * REACH * CHANNELS)
     if SHRINKS:
         # Steps from one output row's centre to the next. The source rows of step k, beyond the centre of output row k,
         # serve the output rows k - REACH + 1 to k + REACH, of which the first is then complete.
+        inverse_y = 1 / _pixels(y_step)
         sums = _repeated(inverse_y * 0, 2 * REACH)
         begin, end = top - REACH, bottom + REACH - 1
         out_y = begin - REACH + 1
@@ -342,7 +374,7 @@ def _strip(
                 stop = tl.minimum((at >> 32).to(tl.int32) + 1, y_high)
                 for _ in range(row, stop):
                     filtered = _across(
-                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
+                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, taps, weights,
                         X_STRIDE, CHANNELS, REACH, TAPS,
                     )  # fmt: skip
                     shares = _shares(d * inverse_y, REACH)
@@ -387,14 +419,14 @@ def _strip(
                 else:
                     ptr = image_ptr + tl.minimum(tl.maximum(y, y_low), y_high - 1) * y_stride + first * X_STRIDE
                     filtered = _across(
-                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, window, weights,
+                        ptr, channel_stride, first, distance, inverse_x, x_low, x_high, taps, weights,
                         X_STRIDE, CHANNELS, REACH, TAPS,
                     )  # fmt: skip
                 rows = rows[CHANNELS:] + filtered
             row = begin + 2 * REACH
             shares = _shares(fraction, REACH)
             total = _repeated(zero, CHANNELS)
-            weights_sum = inverse_y * 0
+            weights_sum = stretch * 0
             for i in tl.static_range(2 * REACH):
                 weight = tl.where((begin + i >= y_low) & (begin + i < y_high), shares[i], 0.0)
                 total = _multiply_add(total, weight, rows[i * CHANNELS : (i + 1) * CHANNELS], 0)
@@ -427,19 +459,36 @@ def _nearest_strip(
     out_x = left + tl.arange(0, COLUMNS)
     OFFSET: tl.constexpr = 256.0 if image_ptr.dtype.element_ty == tl.uint8 else 0.0
     color = _color_lines(color_ptr, OFFSET, CHANNELS)
-    half_ptr = row_ptr.to(tl.pointer_type(tl.int32))
+    x_low, x_high = _limits(row_ptr, 0)
+    y_low, y_high = _limits(row_ptr, 1)
     x = (_positions(row_ptr, out_x, SIZE) >> 32).to(tl.int32)
-    x = tl.minimum(tl.maximum(x, tl.load(half_ptr + 10)), tl.load(half_ptr + 12) - 1)
-    y_low, y_last, y_stride = tl.load(half_ptr + 11), tl.load(half_ptr + 13) - 1, tl.load(half_ptr + 14)
+    x = tl.minimum(tl.maximum(x, x_low), x_high - 1)
+    y_stride = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 14)
     y_start, y_step = tl.load(row_ptr + 2), tl.load(row_ptr + 4)
     where = out_ptr + (out_x * out_x_stride + top * out_y_stride)
     at = y_start + top.to(tl.int64) * y_step
     for _ in range(top, tl.minimum(top + ROWS, SIZE)):
-        y = tl.minimum(tl.maximum((at >> 32).to(tl.int32), y_low), y_last)
+        y = tl.minimum(tl.maximum((at >> 32).to(tl.int32), y_low), y_high - 1)
         pixel = _pixel(image_ptr + y * y_stride + x * X_STRIDE, channel_stride, CHANNELS)
         _write(where, out_x < SIZE, out_c_stride, pixel, color, 0.0, 0.0, CHANNELS, 0, DIAGONAL)
         at += y_step
         where += out_y_stride
+
+
+@triton.jit
+def _path(row_ptr, REACH: tl.constexpr, PATHS: tl.constexpr):
+    """The first of PATHS that serves: with room for all of the filter's taps, in a window no wider than what may be
+    read."""
+    x_stretch, shrinks = _stretch(row_ptr, 0), _stretch(row_ptr, 1) > _ONE
+    low, high = _limits(row_ptr, 0)
+    path = shrinks.to(tl.int32) * 0
+    for i in tl.static_range(len(PATHS) - 1, -1, -1):
+        serves = shrinks == PATHS[i][0]
+        if PATHS[i][1] >= 0:
+            window, taps = _window(x_stretch, REACH, PATHS[i][1])
+            serves = serves & (taps <= window) & (high - low >= window)
+        path = tl.where(serves, i, path)
+    return path
 
 
 # Compiled anew only for what changes the code: a stride of 1, but not one that 16 divides, since no access is wide.
@@ -449,7 +498,7 @@ def _nearest_strip(
 )
 def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
-    row_ptr,  # (V, 11) int64, of which each row is one `ROW`
+    row_ptr,  # (V, 8) int64, of which each row is one `ROW`
     color_ptr,  # (1 or V, C, C + 1) float32: from pixel values to the output
     out_ptr,  # (V, C, S, S) float32, float16 or bfloat16, any strides
     color_stride,  # 0 where all rows share one colour map
@@ -473,7 +522,7 @@ def _crop_resize_flip(
     v = tl.program_id(0) // strips
     strip = tl.program_id(0) % strips
     top, left = (strip // strips_x) * ROWS, (strip % strips_x) * COLUMNS
-    row_ptr += 11 * v
+    row_ptr += 8 * v
     image_ptr = pixels_ptr + tl.load(row_ptr)
     color_ptr += v * color_stride
     out_ptr += v.to(tl.int64) * out_v_stride
@@ -483,13 +532,13 @@ def _crop_resize_flip(
             left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
         )  # fmt: skip
     else:
-        path = tl.load(row_ptr.to(tl.pointer_type(tl.int32)) + 17)
+        path = _path(row_ptr, REACH, PATHS)
         for i in tl.static_range(len(PATHS)):
             if path == i:
                 _strip(
                     image_ptr, row_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride,
-                    SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL, PATHS[i][0], PATHS[i][1], COLUMNS,
-                    ROWS,
+                    SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL, PATHS[i][0],
+                    PATHS[i][1], COLUMNS, ROWS,
                 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Launches of compiled kernels without Triton's own search for them, which takes longer than the launch itself.
 
 Triton looks at every argument of every launch for what changes the code. Here the arguments themselves are the key:
-more than decides, so that nothing is found wrongly, and of a training run's batches always the same. Triton's knobs,
-debug among them, are read when arguments are new.
+more than decides, so that nothing is found wrongly as long as an argument is always of one type, since 2 == 2.0; and of
+a training run's batches always the same. Knobs that change the code, such as debug, are read when arguments are new.
 """
 
 from typing import Any

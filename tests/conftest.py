@@ -43,7 +43,15 @@ def pytest_configure() -> None:
 
 
 # They begin, so that none of these files is what one process is left with when the others have finished.
-LONGEST = ("test_crop", "test_distributed", "test_train", "test_cutout", "test_gpu_report", "test_kernels_static")
+LONGEST = (
+    "test_crop",
+    "test_distributed",
+    "test_train",
+    "test_cutout",
+    "test_gpu_report",
+    "test_kernels_static",
+    "test_crop_designs",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks

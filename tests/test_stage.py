@@ -658,6 +658,31 @@ def test_holes_are_filled_as_they_were_drawn(drawn: Any, given: Any, device: str
     assert torch.equal(other(images, index=index, draws=drawing.draw(images, index=index))[0], wanted)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cutout": 20},
+        {"reprob": 1.0, "fill": "noise"},
+        {"mixup_alpha": 1.0},
+        {"cutmix_alpha": 1.0},
+        {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "mixup_mode": "elem"},
+    ],
+    ids=str,
+)
+def test_an_op_with_a_weight_to_learn_gets_its_gradient(options: dict[str, Any], device: str) -> None:
+    """The images are linear in the weight, so the gradient is how they change with it."""
+    sums = []
+    weights = [torch.tensor(value, device=device, requires_grad=True) for value in (1.0, 2.0)]
+    for weight in weights:
+        stage = ag.Stage(recipe(ops=(lambda x, w=weight: x * w,), mean=None, std=None, num_classes=5, **options)).to(
+            device
+        )
+        images, _ = stage(noise(4), index=np.arange(4))
+        sums.append(images.double().sum())
+    sums[0].backward()
+    torch.testing.assert_close(weights[0].grad.double(), (sums[1] - sums[0]).detach(), rtol=1e-4, atol=1e-2)
+
+
 def test_targets_that_want_a_gradient_get_it(device: str) -> None:
     stage, index = ag.Stage(recipe(mixup_alpha=1.0, num_classes=5)).to(device), np.arange(3)
     given = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()

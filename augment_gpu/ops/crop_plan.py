@@ -13,6 +13,8 @@ from augment_gpu.ragged import RaggedBatch
 
 Images = RaggedBatch | torch.Tensor
 
+_PIXEL = 2.0**32  # in the fixed point of the kernel's positions
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -38,61 +40,38 @@ def plan_crop(
 ) -> list[np.ndarray]:
     """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix.
 
-    triton: the kernel's rows, (V, 11) int64, and colour (1 or V, C, C + 1) float32. Plain torch: offset (V,) int64,
+    triton: the kernel's rows, (V, 8) int64, and colour (1 or V, C, C + 1) float32. Plain torch: offset (V,) int64,
     geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64, and whether the taps
     are confined to the box, (1,) bool.
     """
     if triton:
-        rows = kernel_rows(crop, places, matrix.shape[1], size, interpolation, antialias)
+        rows = kernel_rows(crop, places, size, interpolation, antialias)
         return [rows.view(np.int64).reshape(len(rows), rows.itemsize // 8), matrix.astype(np.float32)]
     geometry = np.stack(places[1:], axis=1, dtype=np.int64)
     return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
 
 
-def kernel_rows(
-    crop: CropParams, places: Places, channels: int, size: int, interpolation: str, antialias: bool
-) -> np.ndarray:
+def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str, antialias: bool) -> np.ndarray:
     """(V,) records, of which the kernel's ROW says what they hold."""
-    rows, nearest = np.zeros(len(crop), _row_dtype()), interpolation == "nearest"
-    corners = crop.box.T.astype(np.float64, order="C")
+    rows, corners = np.empty(len(crop), _row_dtype()), crop.box.T.astype(np.float64, order="C")
     low, high = corners[:2], corners[2:]  # (2, V): x, y
-    step = (high - low) / size
-    stretch = np.maximum(step, 1) if antialias else np.ones_like(step)
-    reach = FILTER_REACH[interpolation] * stretch[0]
-    start = low + step / 2
-    # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel at
-    # or above the centre is floor(centre − ½). A nearest pixel holds the centre itself, which may lie exactly on the
-    # pixel's edge: rounded up, no position falls short of it.
-    if not nearest:
-        start[0] += 0.5 - reach
-        start[1] -= 0.5
-    for name, position in (("start", start), ("step", step)):
-        rows[name].T[...] = (np.ceil if nearest else np.rint)(position * 2.0**32)
+    step = (high - low) * (_PIXEL / size)
+    start = low * _PIXEL + step / 2  # the centre of the first output pixel
+    if interpolation == "nearest":
+        # A centre may lie exactly on a pixel's edge: rounded up, no position falls short of it.
+        start, step = np.ceil(start), np.ceil(step)
+    else:
+        # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel
+        # at or above the centre is floor(centre − ½).
+        reach = FILTER_REACH[interpolation] * (np.maximum(step[0], _PIXEL) if antialias else _PIXEL)
+        start[0] -= reach - _PIXEL / 2
+        start[1] -= _PIXEL / 2
     if crop.taps == "image":
         low, high = np.zeros((2, 1)), np.stack([places.width, places.height])
-    rows["low"].T[...], rows["high"].T[...] = np.floor(low), np.ceil(high)
-    rows["offset"], rows["y_stride"], rows["mirrored"] = places.offset, places.stride, crop.flip
-    rows["inverse"].T[...], rows["first"] = 1 / stretch, 1 - reach
-    if not nearest:
-        taps, width = np.ceil(2 * reach).astype(np.int64), rows["high"][:, 0] - rows["low"][:, 0]
-        rows["window"], rows["path"] = _paths(taps, width, stretch[1] > 1, interpolation, channels)
+    for name, values in (("start", start), ("step", step), ("low", low), ("high", np.ceil(high))):
+        rows[name].T[...] = values
+    rows["offset"], rows["y_stride"], rows["flags"] = places.offset, places.stride, crop.flip + np.int32(2 * antialias)
     return rows
-
-
-def _paths(
-    taps: np.ndarray, width: np.ndarray, shrinks: np.ndarray, interpolation: str, channels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many pixels across the kernel reads for each output pixel, and by which of its paths: (V,) each. taps: how
-    many the filter has; width: how many there are to read; shrinks: whether the filter is stretched down the image."""
-    windows, paths, narrow_paths = _path_table(interpolation, channels)
-    more = windows.shape[1] - 1  # taps than are in the table: always in groups of four
-    entry = np.minimum(taps, more) + shrinks * (more + 1)
-    window, path = windows.take(entry), paths.take(entry)
-    if np.count_nonzero(many := taps >= more):
-        window = np.where(many, (taps + 3) & -4, window)
-    if np.count_nonzero(narrow := window > width):
-        window, path = np.where(narrow, taps, window), np.where(narrow, narrow_paths.take(entry), path)
-    return window, path
 
 
 @cache
@@ -100,24 +79,6 @@ def _row_dtype() -> np.dtype:
     from augment_gpu.kernels.crop import ROW
 
     return np.dtype(list(ROW))
-
-
-@cache
-def _path_table(interpolation: str, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By (shrinks, number of taps), the last of which is any larger number: the window of the cheapest path, its place
-    in the kernel's list, and the place of the path for boxes narrower than the window."""
-    from augment_gpu.kernels.crop import UNROLLED, paths
-
-    known = paths(int(FILTER_REACH[interpolation]), channels)
-    windows, places, narrow = np.zeros((3, 2, UNROLLED + 2), dtype=np.int64)
-    for down in (False, True):
-        narrow[int(down)] = known.index((down, -1))
-        for taps in range(UNROLLED + 2):
-            fitting = [unrolled for shrinks, unrolled in known if shrinks == down and unrolled >= max(taps, 1)]
-            unrolled = min(fitting, default=0)
-            places[int(down), taps] = known.index((down, unrolled))
-            windows[int(down), taps] = unrolled or -(-taps // 4) * 4
-    return windows, places, narrow
 
 
 def color_matrix(

@@ -157,11 +157,9 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     arrays = plan_cutout(images.shape, params)
     if len(images) == 0:
         return images
-    if wants_gradient(images):
-        _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
-        return images
-    run_cutout(images, upload(table_device(images.device), *arrays))
-    if not images.is_inference():  # what autograd saved of these images is no longer true
+    followed = wants_gradient(images)
+    overwrite(images, upload(table_device(images.device), *arrays))
+    if not followed and not images.is_inference():  # what autograd saved of these images is no longer true
         torch.autograd.graph.increment_version(images)
     return images
 
@@ -176,24 +174,36 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
     return [params.box, params.seed.view(np.int32)]
 
 
+def overwrite(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
+    """run_cutout, or plain torch for images that want a gradient, which an operator does not pass on."""
+    if wants_gradient(images):
+        _overwrite(images, *tables)
+    else:
+        run_cutout(images, tables)
+
+
 @device_op("cutout(Tensor(a!) images, Tensor[] tables) -> ()", writes_in_place)
 def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
     """The device part. tables: of plan_cutout, whose dtypes say what fills the holes."""
     if images.shape[0] == 0:
         return
     box, filling = tables
-    noise = filling.dtype == torch.int32
     if not runs_triton(images.device):
-        boxes = box.tolist()
-        seeds = filling.numpy().view(np.uint32).tolist() if noise else [[]] * len(boxes)
-        _fill_each(images, boxes, seeds, "noise" if noise else filling.tolist())
+        _overwrite(images, box, filling)
         return
     from augment_gpu.kernels.cutout import launch_fill, launch_noise
 
-    if noise:
+    if filling.dtype == torch.int32:
         launch_noise(images, box, filling)
     else:
         launch_fill(images, box, filling)
+
+
+def _overwrite(images: torch.Tensor, box: torch.Tensor, filling: torch.Tensor) -> None:
+    """As the kernels, in plain torch, which looks at the tables."""
+    noise, boxes = filling.dtype == torch.int32, box.tolist()
+    seeds = filling.cpu().numpy().view(np.uint32).tolist() if noise else [[]] * len(boxes)
+    _fill_each(images, boxes, seeds, "noise" if noise else filling.tolist())
 
 
 def _check(shape: Sequence[int], params: CutoutParams) -> None:

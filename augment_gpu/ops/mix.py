@@ -61,8 +61,7 @@ def apply_mix(values: torch.Tensor, params: MixParams) -> torch.Tensor:
     _check_values(values, "apply_mix")
     if values.ndim == 2:
         return mixup(values, MixupParams(params.partner, params.lam))
-    partner, _, *others = upload(values.device, *plan_mix(params, len(values), values.shape[2:]))
-    return _mixed(values, partner, *others) if wants_gradient(values) else run_mixed(values, partner, *others)
+    return run_mix(values, upload(values.device, *plan_mix(params, len(values), values.shape[2:])))
 
 
 def mix_targets(labels: torch.Tensor, params: MixParams, num_classes: int, *, smoothing: float = 0.0) -> torch.Tensor:
@@ -97,11 +96,15 @@ def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) ->
 
 
 def run_mix(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The device part of mixing images, by the tables of plan_mix."""
+    """The device part of mixing images, by the tables of plan_mix; plain torch for those that want a gradient."""
     partner, lam, *others = tables
     if not others:
-        return run_mixup(images, partner, lam)
-    return run_cutmix(images, partner, *others) if len(others) == 1 else run_mixed(images, partner, *others)
+        return blended(images, partner, lam)
+    if len(others) == 1:
+        return _pasted(images, partner, *others)
+    if not wants_gradient(images):
+        return run_mixed(images, partner, *others)
+    return _mixed(images, partner.to(images.device), *(table.to(images.device) for table in others))
 
 
 def _mixed_like(values: torch.Tensor, partner: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
@@ -159,7 +162,7 @@ def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, st
 def _targets_like(
     labels: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, num_classes: int, smoothing: float
 ) -> torch.Tensor:
-    return torch.empty(len(partner), num_classes, dtype=torch.float32, device=labels.device)
+    return torch.empty(partner.shape[0], num_classes, dtype=torch.float32, device=labels.device)
 
 
 @device_op(
@@ -187,7 +190,9 @@ def blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> t
 
 
 def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    return _paste(values, partner, box) if wants_gradient(values) else run_cutmix(values, partner, box)
+    if not wants_gradient(values):
+        return run_cutmix(values, partner, box)
+    return _paste(values, partner.to(values.device), box.to(values.device))
 
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,7 @@ _OPS = {
 }
 POLICY_OPS = tuple(_OPS)
 NUMBER = {name: number for number, name in enumerate(POLICY_OPS)}
+_RANGES = {"posterize": (0, 8), "gaussian_blur": (0, 2)}  # of those magnitudes with which no picture can be computed
 _MOVES = range(NUMBER["shear_x"], NUMBER["rotate"] + 1)
 
 
@@ -84,7 +85,8 @@ class PolicyParams:
 
     interpolation, fill: of the ops that move pixels; see geometry.
 
-    Raises ValueError for arrays of other shapes, numbers of no op, or a magnitude that is not finite.
+    Raises ValueError for arrays of other shapes, numbers of no op, magnitudes that are not finite or that their op
+    cannot take, and options that no op has.
     """
 
     op: np.ndarray
@@ -105,6 +107,12 @@ class PolicyParams:
             raise ValueError(f"op holds {self.op[unknown][0]}; wanted places in POLICY_OPS, below {len(POLICY_OPS)}")
         if not np.isfinite(self.magnitude).all():
             raise ValueError("magnitude holds a number that is not finite")
+        for name, (low, high) in _RANGES.items():
+            amounts = self.magnitude[self.op == NUMBER[name]]
+            wrong = (amounts < low) | (amounts > high)
+            if wrong.any():
+                raise ValueError(f"{name} is {amounts[wrong][0]:g}; it must lie in [{low}, {high}]")
+        check_movement(self.interpolation, self.fill)
 
     def __len__(self) -> int:
         return len(self.op)
