@@ -19,7 +19,7 @@ NUM_WARPS = 1
 
 # What the kernel is told of an output row, as fields of a NumPy record: 64 bytes in one run. Positions are fixed point,
 # in 2**-32 pixels, since float32 leaves no fraction for a crop far from the corner of a large photograph, and float64
-# is slow on most GPUs. What follows from these numbers, each program computes: that costs it less than the host.
+# is slow on most GPUs. What follows from these numbers a program computes by itself, in less time than the host would.
 ROW = (
     ("offset", "<i8"),  # of its image's first value; a big batch passes 2**31 bytes
     ("start", "<i8", 2),  # x, y: across of the first pixel under the first column's filter; down, see kernel_rows
@@ -27,11 +27,11 @@ ROW = (
     ("low", "<i4", 2),  # the first pixel that may be read
     ("high", "<i4", 2),  # and the one after the last
     ("y_stride", "<i4"),  # values from one line of the image to the next
-    ("flags", "<i4"),  # the sum of those that hold
+    ("flags", "<i4"),  # the sum of the two below, where they hold
 )
 MIRRORED = tl.constexpr(1)  # left to right
 ANTIALIASED = tl.constexpr(2)  # the filter is stretched where the image shrinks
-_ONE = tl.constexpr(2**32)  # pixel
+_ONE = tl.constexpr(2**32)  # pixel, or stretch of 1
 
 UNROLLED = 16  # taps at the most
 UNROLLED_RGBA_HIP = 8  # of four channels on AMD, whose compiler otherwise keeps registers in memory
@@ -275,7 +275,7 @@ def _flag(row_ptr, FLAG: tl.constexpr):
 
 @triton.jit
 def _stretch(row_ptr, AXIS: tl.constexpr):
-    """Of the filter along an axis, 0 being across; in 2**-32."""
+    """By how much the filter is stretched along an axis, 0 being across; in 2**-32."""
     return tl.where(_flag(row_ptr, ANTIALIASED), tl.maximum(tl.load(row_ptr + 3 + AXIS), _ONE), _ONE)
 
 

@@ -155,8 +155,8 @@ def test_what_reaches_memory(name: str, memory: tuple[str, str, int] | None) -> 
 
 def launch(reach: int, start: float, step: float, high: int) -> Any:
     """start, step: of the positions down the image, in pixels."""
-    row = {"start": (0, start * 2**32), "step": (0, step * 2**32), "low": (0, 0), "high": (high, high)}
-    return SimpleNamespace(arguments={"REACH": reach}, row=lambda: row)
+    plan = SimpleNamespace(start=int(start * 2**32), step=int(step * 2**32), low=0, high=high)
+    return SimpleNamespace(arguments={"REACH": reach}, crop=lambda: plan)
 
 
 def test_source_rows_by_hand() -> None:

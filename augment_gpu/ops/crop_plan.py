@@ -70,7 +70,8 @@ def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str,
         low, high = np.zeros((2, 1)), np.stack([places.width, places.height])
     for name, values in (("start", start), ("step", step), ("low", low), ("high", np.ceil(high))):
         rows[name].T[...] = values
-    rows["offset"], rows["y_stride"], rows["flags"] = places.offset, places.stride, crop.flip + np.int32(2 * antialias)
+    rows["offset"], rows["y_stride"] = places.offset, places.stride
+    rows["flags"] = crop.flip + np.int32(2 * antialias)  # MIRRORED and ANTIALIASED, as the kernel has them
     return rows
 
 
