@@ -58,7 +58,8 @@ def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str,
     step = (high - low) * (_PIXEL / size)
     start = low * _PIXEL + step / 2  # the centre of the first output pixel
     if interpolation == "nearest":
-        # A centre may lie exactly on a pixel's edge: rounded up, no position falls short of it.
+        # A centre may lie exactly on a pixel's edge: rounded up, no position falls short of it, as long as float64
+        # holds it, in the first 2**21 pixels.
         start, step = np.ceil(start), np.ceil(step)
     else:
         # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel
@@ -71,7 +72,7 @@ def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str,
     for name, values in (("start", start), ("step", step), ("low", low), ("high", np.ceil(high))):
         rows[name].T[...] = values
     rows["offset"], rows["y_stride"] = places.offset, places.stride
-    rows["flags"] = crop.flip + np.int32(2 * antialias)  # MIRRORED and ANTIALIASED, as the kernel has them
+    rows["flags"] = crop.flip + np.int32(2 * bool(antialias))  # MIRRORED and ANTIALIASED, as the kernel has them
     return rows
 
 
