@@ -178,6 +178,30 @@ def test_parameters_of_no_op_are_refused(op: Any, magnitude: Any, message: str) 
         ag.PolicyParams(op, magnitude)
 
 
+@pytest.mark.parametrize(
+    ("op", "magnitude", "message"),
+    [
+        ("posterize", -1, r"posterize is -1; it must lie in \[0, 8\]"),
+        ("posterize", 128, "posterize is 128"),
+        ("gaussian_blur", -1, r"gaussian_blur is -1; it must lie in \[0, 2\]"),
+        ("gaussian_blur", 2.5, "gaussian_blur is 2.5"),
+    ],
+)
+def test_magnitudes_that_an_op_cannot_take_are_refused(op: str, magnitude: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        alike(op, magnitude)
+    assert len(alike("rotate", 128)) == len(alike("rotate", -1)), "another op may have them"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"interpolation": "bicubic"}, "interpolation is 'bicubic'"), ({"fill": np.nan}, "fill is nan")],
+)
+def test_options_that_no_op_has_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        alike("rotate", 10, **options)
+
+
 # ---- promises
 
 

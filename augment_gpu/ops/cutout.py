@@ -157,9 +157,11 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     arrays = plan_cutout(images.shape, params)
     if len(images) == 0:
         return images
-    followed = wants_gradient(images)
-    overwrite(images, upload(table_device(images.device), *arrays))
-    if not followed and not images.is_inference():  # what autograd saved of these images is no longer true
+    if wants_gradient(images):  # the host has what fills them: nothing need be sent
+        _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
+        return images
+    run_cutout(images, upload(table_device(images.device), *arrays))
+    if not images.is_inference():  # what autograd saved of these images is no longer true
         torch.autograd.graph.increment_version(images)
     return images
 

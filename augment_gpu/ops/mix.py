@@ -102,9 +102,7 @@ def run_mix(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> torch.Tenso
         return blended(images, partner, lam)
     if len(others) == 1:
         return _pasted(images, partner, *others)
-    if not wants_gradient(images):
-        return run_mixed(images, partner, *others)
-    return _mixed(images, partner.to(images.device), *(table.to(images.device) for table in others))
+    return _mixed(images, partner, *others) if wants_gradient(images) else run_mixed(images, partner, *others)
 
 
 def _mixed_like(values: torch.Tensor, partner: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
@@ -125,7 +123,7 @@ def run_mixup(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) ->
     if not runs_triton(rows.device):
         if rows.device.type == "cpu" and rows.ndim == 4:
             return _by_row(rows, partner, out, stay=lam)
-        return out.copy_(_blend(rows, partner.to(rows.device), lam.to(rows.device)))
+        return out.copy_(_blend(rows, partner, lam))
     from augment_gpu.kernels.mix import launch_mixup
 
     return launch_mixup(rows, partner, lam, out=out)
@@ -139,7 +137,7 @@ def run_cutmix(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -
     if not runs_triton(rows.device):
         if rows.device.type == "cpu":
             return _by_row(rows, partner, out, box=box)
-        return out.copy_(_paste(rows, partner.to(rows.device), box.to(rows.device)))
+        return out.copy_(_paste(rows, partner, box))
     from augment_gpu.kernels.mix import launch_cutmix
 
     return launch_cutmix(rows, partner, box, out=out)
@@ -153,7 +151,7 @@ def run_mixed(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, st
     if not runs_triton(rows.device):
         if rows.device.type == "cpu":
             return _by_row(rows, partner, out, box=box, stay=stay)
-        return out.copy_(_mixed(rows, partner.to(rows.device), box.to(rows.device), stay.to(rows.device)))
+        return out.copy_(_mixed(rows, partner, box, stay))
     from augment_gpu.kernels.mix import launch_cutmix
 
     return launch_cutmix(rows, partner, box, stay, out=out)
@@ -174,7 +172,7 @@ def run_mix_targets(
     """The device part of mix_targets."""
     if not runs_triton(labels.device):
         targets = one_hot(labels, num_classes, smoothing=smoothing)
-        return _blend(targets, partner.to(labels.device), lam.to(labels.device))
+        return _blend(targets, partner, lam)
     from augment_gpu.kernels.mix import launch_mix_targets
 
     on, off = _on_off(num_classes, smoothing)
@@ -184,15 +182,11 @@ def run_mix_targets(
 
 def blended(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     """run_mixup, or plain torch for values that want a gradient, which an operator does not pass on."""
-    if not wants_gradient(values):
-        return run_mixup(values, partner, lam)
-    return _blend(values, partner.to(values.device), lam.to(values.device))
+    return _blend(values, partner, lam) if wants_gradient(values) else run_mixup(values, partner, lam)
 
 
 def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-    if not wants_gradient(values):
-        return run_cutmix(values, partner, box)
-    return _paste(values, partner.to(values.device), box.to(values.device))
+    return _paste(values, partner, box) if wants_gradient(values) else run_cutmix(values, partner, box)
 
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:
@@ -204,8 +198,9 @@ def _gapless(values: torch.Tensor) -> torch.Tensor:
 
 
 def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-    """lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values."""
-    lam = lam.view(-1, *(1,) * (values.ndim - 1))
+    """lam · own + (1 − lam) · other in float32, rounded once, whatever the dtype of the values. The tables may lie on
+    the host."""
+    partner, lam = partner.to(values.device), lam.to(values.device).view(-1, *(1,) * (values.ndim - 1))
     other, own = values[partner].float(), values[: len(lam)].float()
     return torch.lerp(other, own, lam).to(values.dtype)
 
@@ -237,7 +232,8 @@ def _by_row(
 def _paste(
     values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor, outside: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """outside: the picture around the box, by default the row's own."""
+    """outside: the picture around the box, by default the row's own. The tables may lie on the host."""
+    partner, box = partner.to(values.device), box.to(values.device)
     _, _, height, width = values.shape
     x = torch.arange(width, device=values.device)
     y = torch.arange(height, device=values.device)

@@ -17,7 +17,6 @@ from augment_gpu.ops.policy import (
     AugMixParams,
     Interpolation,
     PolicyParams,
-    check_movement,
     policy,
     policy_reference,
 )
@@ -136,7 +135,6 @@ def sample_auto_augment(
     known = ("imagenet", "cifar10", "svhn")
     if policy not in known:
         raise ValueError(f"policy is {policy!r}; known are {', '.join(known)}")
-    check_movement(interpolation, fill)
     index = np.asarray(index)
     u = uniform(key, index, "auto_augment", 5)
     table = POLICIES[policy]
@@ -173,7 +171,6 @@ def sample_rand_augment(
     _check_count("num_ops", num_ops, 0)
     _check_count("num_magnitude_bins", num_magnitude_bins, 2)
     _check_count("magnitude", magnitude, 0, num_magnitude_bins - 1)
-    check_movement(interpolation, fill)
     index = np.asarray(index)
     u = uniform(key, index, "rand_augment", 2 * num_ops)
     does = draw_chosen(key, index, "rand_augment.p", p)[:, None]
@@ -196,7 +193,6 @@ def sample_trivial_augment_wide(
     """One of 14 ops, at any of num_magnitude_bins magnitudes."""
     _check_count("num_magnitude_bins", num_magnitude_bins, 2)
     check_probability(p)
-    check_movement(interpolation, fill)
     u = uniform(key, np.asarray(index), "trivial_augment_wide", 4)
     place = (u[:, 1:2] * num_magnitude_bins).astype(np.int64)
     drawn = _draw("wide", num_magnitude_bins, u[:, :1], place, u[:, 2:3], u[:, 3:] < p)
@@ -223,7 +219,6 @@ def sample_aug_mix(
     magnitudes; mixed with the sample by weights of Dirichlet and Beta distributions, both with `alpha`. all_ops: also
     brightness, color, contrast and sharpness, with which the corruptions of ImageNet-C overlap."""
     _check_count("severity", severity, 1, 10)
-    check_movement(interpolation, fill)
     index = np.asarray(index)
     weight, does = draw_mixture(key, index, "aug_mix", mixture_width, chain_depth, alpha, p)
     count = does[0].shape[1]

@@ -112,7 +112,9 @@ class PolicyParams:
             wrong = (amounts < low) | (amounts > high)
             if wrong.any():
                 raise ValueError(f"{name} is {amounts[wrong][0]:g}; it must lie in [{low}, {high}]")
-        check_movement(self.interpolation, self.fill)
+        if self.interpolation not in ("nearest", "bilinear"):
+            raise ValueError(f"interpolation is {self.interpolation!r}; it must be nearest or bilinear")
+        checked_fill(self.fill)
 
     def __len__(self) -> int:
         return len(self.op)
@@ -127,13 +129,6 @@ class AugMixParams:
 
     def __len__(self) -> int:
         return len(self.weight)
-
-
-def check_movement(interpolation: str, fill: Fill) -> None:
-    """Raises ValueError unless these are options of the ops that move pixels."""
-    if interpolation not in ("nearest", "bilinear"):
-        raise ValueError(f"interpolation is {interpolation!r}; it must be nearest or bilinear")
-    checked_fill(fill)
 
 
 def movement(op: np.ndarray, magnitude: np.ndarray, height: int, width: int) -> np.ndarray:

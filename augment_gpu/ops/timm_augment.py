@@ -22,7 +22,6 @@ from augment_gpu.ops.policy import (
     PolicyParams,
     aug_mix,
     aug_mix_reference,
-    check_movement,
     policy,
     policy_reference,
 )
@@ -86,7 +85,6 @@ def sample_timm_augment(
     """auto_augment: timm's string; see the module's head. interpolation: "bilinear" or "nearest"; timm's is bilinear or
     bicubic, by a coin. fill: timm's create_transform fills with the mean of the normalisation."""
     head, numbers, ops = _read(auto_augment)
-    check_movement(interpolation, fill)
     index = np.asarray(index)
     name = f"timm_augment.{head}"
     if head == "augmix":
