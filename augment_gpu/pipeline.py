@@ -18,7 +18,14 @@ from augment_gpu.ops.boxes import (
 )
 from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
-from augment_gpu.ops.cutout import CutoutParams, overwrite, plan_cutout, sample_cutout, sample_random_erasing
+from augment_gpu.ops.cutout import (
+    CutoutParams,
+    is_constant,
+    overwrite,
+    plan_cutout,
+    sample_cutout,
+    sample_random_erasing,
+)
 from augment_gpu.ops.foreign import run_foreign, sample_foreign
 from augment_gpu.ops.mix import blended, one_hot, plan_mix, run_mix, run_mix_targets
 from augment_gpu.ops.mix_draws import MixParams, sample_mix
@@ -109,8 +116,9 @@ class Prepared(NamedTuple):
 
     images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
     device. soft: whether they become (B, num_classes). channels: C. diagonal: whether no channel sees another in the
-    crop's colours, which the recipe says and not what was drawn. crop, holes, mix: the tables of crop_resize_flip, of
-    each cutout, and of mixup, cutmix (three tables) or both (four), or none. ops: the parameters of each of the
+    crop's colours, which the recipe says and not what was drawn. crop, holes, mix: the tables of crop_resize_flip, with
+    the first holes where these are filled by a constant and no op comes between; of each further cutout; and of mixup,
+    cutmix (three tables) or both (four), or none. ops: the parameters of each of the
     recipe's ops. Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with
     both mixup and CutMix, of which a batch is one, sends two tables or three.
     """
@@ -183,14 +191,17 @@ def prepare(
     # Without rows nothing is launched, and no device asked whether it could.
     triton = len(draws.crop) > 0 and runs_triton(images.device)
     where = images.device if triton else torch.device("cpu")
-    groups = [plan_crop(places, draws.crop, matrix, size, recipe.interpolation, recipe.antialias, triton=triton)]
     shape = (len(draws.crop), channels, size, size)
-    groups += [plan_cutout(shape, holes) for holes in draws.holes]
+    filling = [plan_cutout(shape, holes) for holes in draws.holes]
+    # The crop's own launch fills the first holes, where no op comes between.
+    fused = filling.pop(0) if filling and is_constant(draws.holes[0]) and not draws.ops else ()
+    how = size, recipe.interpolation, recipe.antialias
+    groups = [plan_crop(places, draws.crop, matrix, *how, filling=fused, triton=triton), *filling]
     groups += [] if mix is None else [plan_mix(mix, len(draws.crop), shape[2:])]
     sent = iter(upload(where, *chain.from_iterable(groups)))
     crop, *others = [list(islice(sent, len(group))) for group in groups]
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
-    holes, mixing = others[: len(draws.holes)], [] if mix is None else others[-1]
+    holes, mixing = others[: len(filling)], [] if mix is None else others[-1]
     return Prepared(pixels, targets, soft, channels, diagonal, crop, holes, mixing, draws.ops)
 
 
@@ -198,10 +209,11 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     """The device part: images (V, C, S, S), normalised, in the recipe's dtype and memory format, and targets.
 
     It never waits for the device, but for holes in images that want a gradient, which plain torch fills. Without ops it
-    is one launch for the crop, and one each for the holes, the mixed images and the mixed targets; torch.compile takes
-    it whole (fullgraph=True), and a CUDA graph can capture it, at the second batch or later: at a device's first one
-    kernels are compiled, and the device is tried. With ops the crop is written as float32 in [0, 1], to which twisted
-    colours are clamped, and normalised after the last one; ops look at their draws on the host.
+    is one launch for the crop with its holes, and one each for further holes or such as noise fills, the mixed images
+    and the mixed targets; torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at the second
+    batch or later: at a device's first one kernels are compiled, and the device is tried. With ops the crop is written
+    as float32 in [0, 1], to which twisted colours are clamped, and normalised after the last one; ops look at their
+    draws on the host.
     """
     fused = not batch.ops
     shape = (batch.crop[0].shape[0], batch.channels, recipe.size, recipe.size)

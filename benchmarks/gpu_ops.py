@@ -183,7 +183,8 @@ def _crop_row(
 
 
 def other_ops(plan: Plan, device: torch.device, bytes_per_second: float) -> Generator[dict[str, Any], None, None]:
-    """cutout, mixup and cutmix on finished images, and the whole train stage from ragged bytes, draws included.
+    """cutout, mixup and cutmix on finished images; the crop without and with cutout; and the whole train stage from
+    ragged bytes, draws included.
 
     moved_bytes: mixup reads each row and its partner and writes one; cutmix reads and writes each pixel once; cutout
     writes its holes. of_ceiling: those over the kernels' time, as a share of what a copy reaches.
@@ -218,7 +219,22 @@ def other_ops(plan: Plan, device: torch.device, bytes_per_second: float) -> Gene
         yield row | {"moved_bytes": moved, "of_ceiling": reached / bytes_per_second}
     images.clear()
     kept.clear()
+    yield from _crops_and_holes(plan, device, count, dtype)
     yield {"op": "train stage"} | _op_row(plan, stage_calls(plan, device, count, dtype), device, count, dtype)
+
+
+def _crops_and_holes(
+    plan: Plan, device: torch.device, count: int, dtype: torch.dtype
+) -> Generator[dict[str, Any], None, None]:
+    """The train crop, and the same with cutout in its launch."""
+    width, height = plan.sources[0]
+    sets = range(rotation(3 * count * (width * height + plan.size**2 * dtype.itemsize), device))
+    batches = [random_batch(count, width, height, device) for _ in sets]
+    boxes = [random_boxes(batch, epoch) for epoch, batch in enumerate(batches)]
+    holes = ag.sample_cutout(ag.Key(0), np.arange(count), size=plan.size, length=plan.size // 2)
+    for name, cut in (("crop", None), ("crop with cutout", holes)):
+        calls = crop_calls(batches, boxes, plan.size, dtype, "channels_last", holes=cut)
+        yield {"op": name} | _op_row(plan, calls, device, count, dtype)
 
 
 def train_recipe(size: int, dtype: torch.dtype) -> ag.Recipe:
@@ -254,8 +270,9 @@ def _op_row(plan: Plan, calls: Calls, device: torch.device, count: int, dtype: t
 
 
 def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], None, None]:
-    """Host time of a batch and what it launches: crop alone, crop + cutout + mixup, the two halves of a stage that does
-    all three and mixes targets, with its draws made beforehand, and the draws themselves, which launch nothing."""
+    """Host time of a batch and what it launches: crop alone, crop with cutout and then mixup, the two halves of a stage
+    that does all three and mixes targets, with its draws made beforehand, and the draws themselves, which launch
+    nothing."""
     dtype = output_dtypes(device)[0][0]
     width, height = plan.sources[0]
     count = fitting_batch(plan.batch, 3 * (width * height + 8 * plan.size**2), device)
@@ -265,9 +282,9 @@ def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], Non
     holes = ag.sample_cutout(key, index, size=plan.size, length=plan.size // 2)
     mix = ag.sample_mixup(key, index)
 
-    def crops_only() -> torch.Tensor:
+    def cropped(holes: ag.CutoutParams | None = None) -> torch.Tensor:
         options = {"size": plan.size, "mean": MEAN, "std": STD, "dtype": dtype, "channels_last": True}
-        return ag.crop_resize_flip(batch, crop, **options)
+        return ag.crop_resize_flip(batch, crop, holes=holes, **options)
 
     def draws() -> None:
         random_boxes(batch, 0)
@@ -282,8 +299,8 @@ def host_work(plan: Plan, device: torch.device) -> Generator[dict[str, Any], Non
             batch, Draws(crop, holes=(holes,)), recipe, targets=targets, soft=True, mix=mix
         ),
         "stage, device part": lambda: augment(ready, recipe),
-        "crop": crops_only,
-        "crop + cutout + mixup": lambda: ag.mixup(ag.cutout(crops_only(), holes), mix),
+        "crop": cropped,
+        "crop with cutout, mixup": lambda: ag.mixup(cropped(holes), mix),
         "draws alone": draws,
     }
     for name, call in work.items():

@@ -53,18 +53,18 @@ class Launch:
 
     def crop(self) -> "Crop":
         """What the crop kernel makes of its first row."""
-        row = np.asarray(self.arguments["row_ptr"]).view(list(crop_kernel.ROW))[0, 0]
+        row = np.asarray(self.arguments["table_ptr"]).view(list(crop_kernel.ROW))[0, 0]
         reach, one, antialiased = self.arguments["REACH"], 2**32, crop_kernel.ANTIALIASED.value
-        across, down = row["step"].tolist()
+        _, start, across, down = row["positions"].tolist()
         x_stretch, y_stretch = (max(step, one) if row["flags"] & antialiased else one for step in (across, down))
-        low, high = row["low"].tolist(), row["high"].tolist()
+        left, top, right, bottom = row["limits"].tolist()
         taps = -(-2 * reach * x_stretch // one)
         for path in self.arguments["PATHS"] if reach else ():
             shrinks, unrolled = path
             window = taps if unrolled < 0 else unrolled or -(-taps // 4) * 4
-            if shrinks == (y_stretch > one) and (unrolled < 0 or taps <= window <= high[0] - low[0]):
-                return Crop(path, window, int(row["start"][1]), down, low[1], high[1])
-        return Crop(None, 1, int(row["start"][1]), down, low[1], high[1])
+            if shrinks == (y_stretch > one) and (unrolled < 0 or taps <= window <= right - left):
+                return Crop(path, window, start, down, top, bottom)
+        return Crop(None, 1, start, down, top, bottom)
 
 
 @dataclass(frozen=True)
@@ -138,17 +138,19 @@ def crop(
     pixels: torch.dtype = torch.uint8,
     dense: bool = False,
     taps: str = "box",
+    holes: bool = False,
     **options: Any,
 ) -> Call:
-    """A call of crop_resize_flip whose box is square, and `scale` times as long as the output; options: of that
-    function."""
+    """A call of crop_resize_flip whose box is square, and `scale` times as long as the output; holes: with cutout in
+    the same launch; options: of that function."""
     side = round(scale * SIZE)
     images: Any = torch.zeros(2, channels, side, side, dtype=pixels)
     if not dense:
         images = ag.RaggedBatch.from_images([image.to(torch.uint8) for image in images])
     box = np.tile([0, 0, side, side], (2, 1))
     params = ag.CropParams(np.arange(2), box, np.zeros(2, dtype=bool), taps)  # type: ignore[arg-type]
-    return lambda: ag.crop_resize_flip(images, params, size=SIZE, **options)
+    cut = ag.sample_cutout(ag.Key(0), np.arange(2)) if holes else None
+    return lambda: ag.crop_resize_flip(images, params, size=SIZE, holes=cut, **options)
 
 
 def cutout(channels: int = 3, *, fill: Any = 0.0, dtype: torch.dtype, channels_last: bool = True) -> Call:
@@ -184,11 +186,16 @@ def variants() -> dict[str, Call]:
         for interpolation in ("nearest", "bilinear", "bicubic")
         for channels in (1, 3, 4)
     }
+    cases |= {
+        f"crop, {interpolation}, holes": crop(interpolation=interpolation, dtype=BRAIN, channels_last=True, holes=True)
+        for interpolation in ("nearest", "bilinear", "bicubic")
+    }
     mixed, mixed_rgba = np.full((3, 4), 0.25), np.full((4, 5), 0.25)
     floats = {"interpolation": "bicubic", "dense": True, "pixels": SINGLE, "dtype": SINGLE}
     return cases | {
         "crop, bilinear, image taps, no antialias, float16": crop(taps="image", antialias=False, dtype=HALF),
         "crop, bilinear, colours mixed": crop(color=mixed, dtype=BRAIN, channels_last=True),
+        "crop, bilinear, colours mixed, holes": crop(color=mixed, dtype=BRAIN, channels_last=True, holes=True),
         "crop, bilinear, 4 channels, colours mixed, float32": crop(4, color=mixed_rgba, dtype=SINGLE),
         "crop, bilinear, dense bytes": crop(dense=True, dtype=BRAIN, channels_last=True),
         "crop, bicubic, 4 channels, float32": crop(4, interpolation="bicubic", dtype=SINGLE),

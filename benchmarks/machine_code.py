@@ -53,15 +53,20 @@ def read_sass(text: str) -> list[Instruction]:
         if line[2] != "NOP":
             lines.append(line)
     kinds = [name.split(".")[0] for _, _, name, _ in lines]
-    called = _only([place for place, kind in enumerate(kinds) if kind == "CALL"])
+    calls = [place for place, kind in enumerate(kinds) if kind == "CALL"]
+    addresses = [lines[place][3].rpartition(" ")[2] for place in calls]
+    callers: dict[int, list[int]] = {}  # by where a function begins
+    for place, address in zip(calls, addresses, strict=True):
+        callers.setdefault(places[int(address, 16)], []).append(place)
     code = []
-    for kind, (_, predicate, name, operands) in zip(kinds, lines, strict=True):
+    for place, (kind, (_, predicate, name, operands)) in enumerate(zip(kinds, lines, strict=True)):
         condition, _, address = operands.rpartition(" ")
         jumps = None
         if kind in ("BRA", "CALL"):
             jumps = places[int(address, 16)]
-        elif kind == "RET" and called is not None:
-            jumps = called + 1
+        elif kind == "RET":
+            called = _only(callers[max(begin for begin in callers if begin <= place)])
+            jumps = None if called is None else called + 1
         leaves = kind in ("CALL", "RET", "EXIT") or (kind == "BRA" and not condition)
         code.append(Instruction(name, jumps, bool(predicate) or not leaves, kind == "EXIT"))
     return code

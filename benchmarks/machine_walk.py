@@ -92,11 +92,13 @@ def _blocks(code: list[Instruction]) -> list[_Block]:
         following.append([number[last.jumps]] if last.jumps is not None else [])
         if last.falls and i + 1 < len(spans):
             following[-1].append(i + 1)
-    stores = {i for i, span in enumerate(spans) if any(one.memory and one.memory[1] == "store" for one in span)}
     reached = [_reached(following, i) for i in range(len(spans))]
+    loops = [[place for place in reached[i] if i in reached[place]] for i in range(len(spans))]
+    does = [{one.memory[1] for one in span if one.memory} for span in spans]
+    # Not those of a hole, which is filled by a loop that loads nothing.
+    stores = {i for i in range(len(spans)) if "store" in does[i] and any("load" in does[place] for place in loops[i])}
     blocks = []
-    for i, span in enumerate(spans):
-        loop = [place for place in reached[i] if i in reached[place]]
+    for i, (span, loop) in enumerate(zip(spans, loops, strict=True)):
         if loop:
             optional = not any(one.memory for place in loop for one in spans[place])
         else:

@@ -32,11 +32,12 @@ from triton.backends.compiler import GPUTarget
 
 BUILD = Path(__file__).parents[1] / "build"
 SCALES = (0.5, 1, 1.5, 3, 6)  # source pixels per output pixel
-_MIXED = ", colours mixed"
+_MIXED, _HOLES = ", colours mixed", ", holes"
 _FILTERS = {
     "nearest": ("sm_90",),
     "bilinear": tuple(TARGETS),
     "bilinear" + _MIXED: ("sm_90",),
+    "bilinear" + _HOLES: ("sm_90",),
     "bicubic": ("sm_90",),
     "bicubic" + _MIXED: ("sm_90",),
 }
@@ -186,8 +187,8 @@ def _row(key: Key, kept: Row | None) -> Row:
 def _one_path(name: str, target: GPUTarget, scale: float) -> tuple[Launch, Counter[Strip]]:
     """A crop's launch with the one path that it takes at this scale, and the strips that this path does."""
     color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
-    options = {"interpolation": name.removesuffix(_MIXED), "color": color, "dtype": BRAIN, "channels_last": True}
-    launch = record(crop(scale=scale, **options), target)
+    options = {"interpolation": name.split(",")[0], "color": color, "dtype": BRAIN, "channels_last": True}
+    launch = record(crop(scale=scale, holes=name.endswith(_HOLES), **options), target)
     return launch.changed(PATHS=(launch.crop().path,)), Counter(strips(launch, target))
 
 

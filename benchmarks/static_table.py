@@ -19,7 +19,8 @@ Written by `python benchmarks/static_figures.py --write`, with Triton {}; no GPU
 Of the crop kernel, 3 channels, bfloat16, channels_last, at 224 × 224: the instructions that a thread issues for each
 output pixel, and in brackets those of them that load source pixels, by scale (source pixels per output pixel along
 each axis). Lanes that idle to the right of the picture count: on gfx942, whose warps have 64 lanes, an eighth of all.
-Colours mixed: as by a colour twist, every channel sees all three; else each is normalised by itself.
+Colours mixed: as by a colour twist, every channel sees all three; else each is normalised by itself. Holes: with cutout
+in the same launch, of a strip that no hole meets.
 
 {}
 

@@ -1,8 +1,9 @@
-"""The fused crop, antialiased resize, flip, colour map and cast, as one Triton kernel.
+"""The fused crop, antialiased resize, flip, colour map, cast and cutout, as one Triton kernel.
 
 A program walks down a strip of columns of one output image. It filters each source row across once, for its columns,
 and adds the result to the two output rows (four for the cubic) whose filters reach that source row; a finished output
-row is coloured, cast and written, and makes room for the next. See benchmarks/README.md for what else was tried.
+row is coloured, cast and written, and makes room for the next. At last it overwrites the hole's part of its strip;
+where that is all of it, nothing is computed. See benchmarks/README.md for what else was tried.
 """
 
 from functools import cache
@@ -17,17 +18,18 @@ COLUMNS = 64 if HIP else 32  # of a program: one a thread, of which a warp of AM
 ROWS = 32  # of a program: each strip filters some source rows of the strip above again
 NUM_WARPS = 1
 
-# What the kernel is told of an output row, as fields of a NumPy record: 64 bytes in one run. Positions are fixed point,
+# What the kernel is told of an output row, as fields of a NumPy record: 80 bytes in one run. Positions are fixed point,
 # in 2**-32 pixels, since float32 leaves no fraction for a crop far from the corner of a large photograph, and float64
 # is slow on most GPUs. What follows from these numbers a program computes by itself, in less time than the host would.
 ROW = (
     ("offset", "<i8"),  # of its image's first value; a big batch passes 2**31 bytes
-    ("start", "<i8", 2),  # x, y: across of the first pixel under the first column's filter; down, see kernel_rows
-    ("step", "<i8", 2),  # from one output pixel to the next
-    ("low", "<i4", 2),  # the first pixel that may be read
-    ("high", "<i4", 2),  # and the one after the last
+    # x, y: across of the first pixel under the first column's filter; down, see kernel_rows. And the same two again,
+    # from one output pixel to the next.
+    ("positions", "<i8", 4),
+    ("limits", "<i4", 4),  # x, y: the first pixel that may be read; and x, y: the one after the last
     ("y_stride", "<i4"),  # values from one line of the image to the next
     ("flags", "<i4"),  # the sum of the two below, where they hold
+    ("hole", "<i4", 4),  # x0, y0, x1, y1: the output pixels that are overwritten, if any are
 )
 MIRRORED = tl.constexpr(1)  # left to right
 ANTIALIASED = tl.constexpr(2)  # the filter is stretched where the image shrinks
@@ -491,6 +493,64 @@ def _path(row_ptr, REACH: tl.constexpr, PATHS: tl.constexpr):
     return path
 
 
+@triton.jit
+def _place(SIZE, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """Which output row this program computes a strip of, and the strip's first column and line."""
+    strips_x = tl.cdiv(SIZE, COLUMNS)
+    strips = strips_x * tl.cdiv(SIZE, ROWS)
+    strip = tl.program_id(0) % strips
+    return tl.program_id(0) // strips, (strip % strips_x) * COLUMNS, (strip // strips_x) * ROWS
+
+
+@triton.jit
+def _hole(row_ptr):
+    """x0, y0, x1, y1 of the output pixels that are overwritten."""
+    half_ptr = row_ptr.to(tl.pointer_type(tl.int32)) + 16
+    return tl.load(half_ptr), tl.load(half_ptr + 1), tl.load(half_ptr + 2), tl.load(half_ptr + 3)
+
+
+@triton.jit
+def _overlap(row_ptr, left, top, SIZE, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """Whether the hole meets a strip, and whether it covers all of it."""
+    x0, y0, x1, y1 = _hole(row_ptr)
+    right, bottom = tl.minimum(left + COLUMNS, SIZE), tl.minimum(top + ROWS, SIZE)
+    meets = (x0 < right) & (x1 > left) & (y0 < bottom) & (y1 > top)
+    return meets, (x0 <= left) & (x1 >= right) & (y0 <= top) & (y1 >= bottom)
+
+
+@triton.jit(noinline=True)
+def _fill(
+    table_ptr,
+    fill_ptr,
+    out_ptr,
+    out_v_stride,
+    out_c_stride,
+    out_y_stride,
+    out_x_stride,
+    SIZE,
+    CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Overwrites what of the hole lies in this program's strip. A thread has the column that it wrote before, so that
+    its own writes follow one another. The pointers are the kernel's, and the strip is found again, since what is kept
+    while the strip is computed takes registers there."""
+    v, left, top = _place(SIZE, COLUMNS, ROWS)
+    x0, y0, x1, y1 = _hole(table_ptr + 10 * v)
+    out_x = left + tl.arange(0, COLUMNS)
+    mask = (out_x >= x0) & (out_x < x1)
+    first, end = tl.maximum(top, y0), tl.minimum(top + ROWS, y1)
+    where = out_ptr + v.to(tl.int64) * out_v_stride + (out_x * out_x_stride + first * out_y_stride)
+    values = ()
+    for c in tl.static_range(CHANNELS):
+        value = tl.load(fill_ptr + c).to(out_ptr.dtype.element_ty)
+        values = values + (tl.broadcast_to(value, (COLUMNS,)),)
+    for _ in range(first, end):
+        for c in tl.static_range(CHANNELS):
+            tl.store(where + c * out_c_stride, values[c], mask=mask)
+        where += out_y_stride
+
+
 # Compiled anew only for what changes the code: a stride of 1, but not one that 16 divides, since no access is wide.
 @triton.jit(
     do_not_specialize=["color_stride", "out_v_stride", "out_y_stride", "SIZE"],
@@ -498,8 +558,9 @@ def _path(row_ptr, REACH: tl.constexpr, PATHS: tl.constexpr):
 )
 def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
-    row_ptr,  # (V, 8) int64, of which each row is one `ROW`
+    table_ptr,  # (V, 10) int64, of which each row is one `ROW`
     color_ptr,  # (1 or V, C, C + 1) float32: from pixel values to the output
+    fill_ptr,  # (C,) float32: what holes are filled by; or None, where there are none
     out_ptr,  # (V, C, S, S) float32, float16 or bfloat16, any strides
     color_stride,  # 0 where all rows share one colour map
     channel_stride,
@@ -517,35 +578,44 @@ def _crop_resize_flip(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    strips_x = tl.cdiv(SIZE, COLUMNS)
-    strips = strips_x * tl.cdiv(SIZE, ROWS)
-    v = tl.program_id(0) // strips
-    strip = tl.program_id(0) % strips
-    top, left = (strip // strips_x) * ROWS, (strip % strips_x) * COLUMNS
-    row_ptr += 8 * v
+    v, left, top = _place(SIZE, COLUMNS, ROWS)
+    row_ptr = table_ptr + 10 * v
     image_ptr = pixels_ptr + tl.load(row_ptr)
     color_ptr += v * color_stride
-    out_ptr += v.to(tl.int64) * out_v_stride
-    if REACH == 0:
-        _nearest_strip(
-            image_ptr, row_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride, SIZE,
-            left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
-        )  # fmt: skip
-    else:
+    row_out_ptr = out_ptr + v.to(tl.int64) * out_v_stride
+    path = 0
+    if REACH > 0:
         path = _path(row_ptr, REACH, PATHS)
+    if fill_ptr is not None:
+        meets, covers = _overlap(row_ptr, left, top, SIZE, COLUMNS, ROWS)
+        path = tl.where(covers, -1, path)
+    if REACH == 0:
+        if path == 0:
+            _nearest_strip(
+                image_ptr, row_ptr, color_ptr, row_out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride,
+                SIZE, left, top, X_STRIDE, CHANNELS, DIAGONAL, COLUMNS, ROWS,
+            )  # fmt: skip
+    else:
         for i in tl.static_range(len(PATHS)):
             if path == i:
                 _strip(
-                    image_ptr, row_ptr, color_ptr, out_ptr, channel_stride, out_c_stride, out_y_stride, out_x_stride,
-                    SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL, PATHS[i][0],
-                    PATHS[i][1], COLUMNS, ROWS,
+                    image_ptr, row_ptr, color_ptr, row_out_ptr, channel_stride, out_c_stride, out_y_stride,
+                    out_x_stride, SIZE, white, left, top, X_STRIDE, CHANNELS, REACH, DIAGONAL, PATHS[i][0], PATHS[i][1],
+                    COLUMNS, ROWS,
                 )  # fmt: skip
+    if fill_ptr is not None:
+        if meets:
+            _fill(
+                table_ptr, fill_ptr, out_ptr, out_v_stride, out_c_stride, out_y_stride, out_x_stride, SIZE, CHANNELS,
+                COLUMNS, ROWS,
+            )  # fmt: skip
 
 
 def launch_crop_resize_flip(
     pixels: torch.Tensor,
     table: torch.Tensor,
     color: torch.Tensor,
+    fill: torch.Tensor | None = None,
     *,
     out: torch.Tensor,
     strides: tuple[int, int],
@@ -556,13 +626,14 @@ def launch_crop_resize_flip(
     rows: int = ROWS,
 ) -> torch.Tensor:
     """Writes and returns `out`, (V, C, S, S). What the tables hold stands at the kernel's signature; strides: values
-    from one column and from one channel to the next. The caller has checked every box against its image."""
+    from one column and from one channel to the next. The caller has checked every box against its image, and every
+    hole against the output."""
     count, channels, size, _ = out.shape
     launch(
         _crop_resize_flip,
         # Not triton.cdiv: called from the host, it takes over a microsecond.
         count * -(-size // columns) * -(-size // rows),
-        (pixels, table, color, out),
+        (pixels, table, color, fill, out),
         0 if color.shape[0] == 1 else color.stride(0),
         strides[1],
         *out.stride(),

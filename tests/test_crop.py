@@ -1055,7 +1055,7 @@ def test_nearest_takes_the_pixel_at_an_edge_that_the_reference_takes(noise: Pixe
     """Sizes at which many centres fall on the very edge of a pixel."""
     images, crop = ragged(noise(1, width, 1)), crop_of((0, 0, width, 1))
     (row,) = rows_of(images, crop, size, "nearest")
-    positions = (row["start"][0] + np.arange(size) * row["step"][0]) >> 32
+    positions = (row["positions"][0] + np.arange(size) * row["positions"][2]) >> 32
     assert positions.tolist() == [(2 * i + 1) * width // (2 * size) for i in range(size)]  # in whole numbers
 
 

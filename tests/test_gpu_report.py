@@ -72,12 +72,19 @@ def test_a_dry_run_measures_every_case(found: dict[str, Any]) -> None:
     cases = {(row["source"], row["asked_batch"], row["dtype"], row["layout"]) for row in found["crops"]}
     assert len(cases) == len(found["crops"]) == 3 * 2 * 3 * 2
     assert [row["scale"] for row in found["fixed_scales"]] == [0.5, 1, 1.5, 3, 6]
-    assert [row["op"] for row in found["other_ops"]] == ["cutout", "mixup", "cutmix", "train stage"]
+    assert [row["op"] for row in found["other_ops"]] == [
+        "cutout",
+        "mixup",
+        "cutmix",
+        "crop",
+        "crop with cutout",
+        "train stage",
+    ]
     assert [row["work"] for row in found["host_work"]] == [
         "stage, host part",
         "stage, device part",
         "crop",
-        "crop + cutout + mixup",
+        "crop with cutout, mixup",
         "draws alone",
     ]
     assert [row["model"] for row in found["training"]] == ["resnet10t"]

@@ -96,6 +96,24 @@ def test_a_map_that_mixes_colours_costs_little_more_than_normalisation(
     assert mixed["loads"] == plain["loads"]
 
 
+def test_holes_in_the_launch_of_the_crop_take_no_registers_and_few_instructions(found: dict[str, Any]) -> None:
+    """What filling them needs is loaded after the strip is computed. A strip that no hole meets issues a few
+    instructions more to see that, once for its 32 output rows."""
+    programs = {(row["kernel"], row["target"]): row for row in found["programs"]}
+    for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+        for name, plain in (
+            ("crop, bilinear, holes", "crop, bilinear, 3 channels"),
+            ("crop, bicubic, holes", "crop, bicubic, 3 channels"),
+            ("crop, bilinear, colours mixed, holes", "crop, bilinear, colours mixed"),
+        ):
+            assert programs[name, target]["registers"] <= programs[plain, target]["registers"]
+    pixels = {(row["filter"], row["scale"]): row for row in found["pixels"] if row["target"] == "sm_90"}
+    for scale in (0.5, 1, 1.5, 3, 6):
+        plain, holes = pixels["bilinear", scale], pixels["bilinear, holes", scale]
+        assert holes["instructions"] - plain["instructions"] < 3
+        assert holes["loads"] == plain["loads"]
+
+
 def test_pixels_are_loaded_as_often_as_the_filter_asks(found: dict[str, Any]) -> None:
     """By hand: an NVIDIA GPU loads byte by byte, so for an RGB pixel three times taps, times the rows of 34 steps from
     output row to output row, of which 32 are stored; less what lies above the picture's top and below its bottom."""

@@ -77,6 +77,25 @@ WEIGHTS = sass(
 )
 
 
+# A program that may skip a function's loop, and then calls another, whose loop fills memory and loads nothing.
+TWO_FUNCTIONS = sass(
+    "@P0 BRA 0x20",  # 0x00
+    "CALL.REL.NOINC 0x60",  # 0x10
+    "@P1 EXIT",  # 0x20
+    "CALL.REL.NOINC 0xb0",  # 0x30
+    "EXIT",  # 0x40
+    "I2F.U32 R1, R2",  # 0x50: of nothing that runs
+    "I2F.U32 R1, R2",  # 0x60: not of a weight: whoever stores what he loaded comes by here
+    "LDG.E.U8 R3, [R2.64]",  # 0x70
+    "STG.E.U8 [R2.64], R3",  # 0x80
+    "@P2 BRA 0x70",  # 0x90
+    "RET.REL.NODEC R20 0x0",  # 0xa0
+    "STG.E.U8 [R2.64], R3",  # 0xb0
+    "@P3 BRA 0xb0",  # 0xc0
+    "RET.REL.NODEC R20 0x0",  # 0xd0
+)
+
+
 def test_loops_run_as_often_as_there_are_bytes_to_load() -> None:
     from machine_code import read_sass
     from machine_walk import Strip, walk
@@ -119,6 +138,16 @@ def test_a_loop_without_loads_runs_for_each_weight() -> None:
     assert walk(code, Strip((1, 1), 1)) == (2 + 2 * 3 + 1, 2)
     with pytest.raises(ValueError, match="no way through this program"):
         walk(code, Strip((1, 1), 1, weights=4))  # after the first turn they come in pairs
+
+
+def test_a_function_returns_to_where_it_was_called_and_one_that_fills_need_not_be() -> None:
+    from machine_code import read_sass
+    from machine_walk import Strip, walk
+
+    code = read_sass(TWO_FUNCTIONS)
+    assert [one.jumps for one in code if one.name.startswith("RET")] == [2, 4]
+    # The jump and the call; the function's conversion, two rows of 3, its return; EXIT.
+    assert walk(code, Strip((1, 1), 1)) == (2 + 1 + 2 * 3 + 1 + 1, 2)
 
 
 def test_a_jump_to_nowhere_is_refused() -> None:

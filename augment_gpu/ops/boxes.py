@@ -51,14 +51,16 @@ class CropParams:
                 raise ValueError(f"{name} has shape {array.shape}; wanted {shape}")
         if self.box.shape != (count, 4):
             raise ValueError(f"box has shape {self.box.shape}; wanted {(count, 4)}")
-        outside = self.source.view(np.uint64) >= len(heights)  # as an unsigned number a negative one is huge
-        if outside.any():
-            row = int(outside.argmax())
-            raise IndexError(f"row {row} wants image {self.source[row]} of a batch of {len(heights)}")
-        height, width = heights[self.source], widths[self.source]
-        good = within(self.box, height, width, empty=False)
+        source, images = self.source.view(np.uint64), len(heights)  # as an unsigned number a negative one is huge
+        if source.max(initial=0) >= max(images, 1):
+            row = int((source >= images).argmax())
+            raise IndexError(f"row {row} wants image {self.source[row]} of a batch of {images}")
+        sides = np.empty((2, count), dtype=np.int64)
+        width, height = sides
+        width[:], height[:] = widths[self.source], heights[self.source]
+        good = within(self.box, sides, empty=False)
         if not good.all():
-            row = int((~good).argmax())
+            row = int(good.all(0).argmin())
             raise ValueError(
                 f"box {self.box[row].tolist()} of row {row} must satisfy 0 <= x0 < x1 <= {width[row]} and "
                 f"0 <= y0 < y1 <= {height[row]}, the size of image {self.source[row]}"
@@ -66,13 +68,12 @@ class CropParams:
         return height, width
 
 
-def within(box: np.ndarray, height: ArrayLike, width: ArrayLike, *, empty: bool) -> np.ndarray:
-    """(V,) bool: which boxes, (V, 4) x0 y0 x1 y1, are parts of images of these sizes, numbers or (V,). empty: whether a
-    box without an area is one. NaN fails every comparison."""
+def within(box: np.ndarray, sides: ArrayLike, *, empty: bool) -> np.ndarray:
+    """(2, V) bool: which boxes, (V, 4) x0 y0 x1 y1, are parts of images of these sides, along x and along y. sides:
+    (2, V) or (2, 1), widths and heights. empty: whether a box without an area is one. NaN fails every comparison."""
     corners = np.ascontiguousarray(box.T)  # so that what is compared lies in one run of memory
     low, high = corners[:2], corners[2:]
-    good = (low >= 0) & (low <= high if empty else low < high)
-    return good[0] & good[1] & (high[0] <= width) & (high[1] <= height)
+    return (low >= 0) & (low <= high if empty else low < high) & (high <= sides)
 
 
 def sample_random_resized_crop(

@@ -20,6 +20,7 @@ from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
 from augment_gpu.ops.crop_plan import Images, check_crop, color_matrix, plan_crop, white_of
 from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
+from augment_gpu.ops.cutout import CutoutParams, cutout, fill_holes, is_constant, plan_cutout
 from augment_gpu.ops.operator import device_op, writes_in_place
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
@@ -94,15 +95,18 @@ def crop_resize_flip(
     dtype: torch.dtype = torch.float32,
     channels_last: bool = False,
     exact: bool = False,
+    holes: CutoutParams | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cuts each row's box out of its image, resizes it to `size` × `size`, mirrors it, and maps its colours.
+    """Cuts each row's box out of its image, resizes it to `size` × `size`, mirrors it, maps its colours, and
+    overwrites its hole.
 
     images: a RaggedBatch, or a dense (B, C, H, W) tensor, uint8 or float32 in [0, 1]; C is 1, 3 or 4. crop: V rows,
     each naming its source image, so many rows may look at one image. color: (C, C + 1) or (V, C, C + 1), an affine map
     of the channels in [0, 1], applied after the resize; mean, std: (C,) or numbers, applied last; where neither is
-    given the output lies in [0, 1]. dtype: float32, float16 or bfloat16. out: a (V, C, S, S) tensor to write to, whose
-    dtype and memory format then count. Returns (V, C, S, S), on the device of the images.
+    given the output lies in [0, 1]. dtype: float32, float16 or bfloat16. holes: V rows in pixels of the output, filled
+    as by cutout, in the same launch (noise: in one more). out: a (V, C, S, S) tensor to write to, whose dtype and
+    memory format then count. Returns (V, C, S, S), on the device of the images.
 
     exact: on a CPU the default for antialiased uint8 is within one grey level of what torchvision makes of uint8: boxes
     of whole pixels with taps="box", and crops of a resized image with taps="image", are resized by torch's uint8
@@ -118,13 +122,24 @@ def crop_resize_flip(
         out = empty_images((len(crop), channels, size, size), dtype, channels_last, device)
     else:
         _check_out(out, (len(crop), channels, size, size), device)
+    filling = [] if holes is None else plan_cutout(out.shape, holes)
     if len(crop) == 0:
         return out
-    arrays = plan_crop(places, crop, matrix, size, interpolation, antialias, triton=runs_triton(device))
+    fused = holes is not None and is_constant(holes)
+    arrays = plan_crop(
+        places,
+        crop,
+        matrix,
+        size,
+        interpolation,
+        antialias,
+        filling=filling if fused else (),
+        triton=runs_triton(device),
+    )
     tables = upload(table_device(device), *arrays)
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     run_crop(pixels, tables, out, interpolation, antialias, exact, color is None or is_diagonal(matrix))
-    return out
+    return out if holes is None or fused else cutout(out, holes)
 
 
 @device_op(
@@ -160,7 +175,7 @@ def run_crop(
             diagonal=diagonal,
         )
         return
-    offset, geometry, box, flip, matrix, confined = (table.numpy() for table in tables)
+    offset, geometry, box, flip, matrix, confined = (table.numpy() for table in tables[:6])
     crop_rows(
         images,
         offset,
@@ -175,6 +190,8 @@ def run_crop(
         white=white,
         diagonal=diagonal,
     )
+    if len(tables) > 6:
+        fill_holes(out, *tables[6:])
 
 
 def _check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> None:
@@ -182,7 +199,7 @@ def _check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) 
     if out.shape != shape or out.device != device:
         raise ValueError(f"out is {tuple(out.shape)} on {out.device}; wanted {shape} on {device}")
     span = sum(stride * (length - 1) for stride, length in zip(out.stride()[1:], shape[1:], strict=True))
-    if span >= 2**31 or repeats_memory(out):
+    if span >= 2**31 or memory.repeats(out):
         raise ValueError(
             f"out has strides {out.stride()}; its rows must not overlap, and one must span less than 2**31"
         )
@@ -191,11 +208,6 @@ def _check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) 
 def _check_dtype(dtype: torch.dtype) -> None:
     if dtype not in _OUT_DTYPES:
         raise TypeError(f"dtype is {dtype}; wanted one of {', '.join(map(str, _OUT_DTYPES))}")
-
-
-def repeats_memory(tensor: torch.Tensor) -> bool:
-    """Whether the tensor was expanded, so that what is written to one place of it appears in another."""
-    return any(stride == 0 < length - 1 for stride, length in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def empty_images(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, device: torch.device) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The host part of crop_resize_flip: arguments checked, and turned into the tables that its device part reads."""
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from augment_gpu.ragged import RaggedBatch
 
 Images = RaggedBatch | torch.Tensor
 
+_HASHABLE = (tuple, float, type(None))
 _PIXEL = 2.0**32  # in the fixed point of the kernel's positions
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,31 +38,38 @@ def plan_crop(
     interpolation: str,
     antialias: bool,
     *,
+    filling: Sequence[np.ndarray] = (),
     triton: bool,
 ) -> list[np.ndarray]:
-    """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix.
+    """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix. filling:
+    from plan_cutout, of holes that the crop's own launch fills by a constant.
 
-    triton: the kernel's rows, (V, 8) int64, and colour (1 or V, C, C + 1) float32. Plain torch: offset (V,) int64,
-    geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64, and whether the taps
-    are confined to the box, (1,) bool.
+    triton: the kernel's rows, (V, 10) int64, colour (1 or V, C, C + 1) float32, and the holes' fill. Plain torch:
+    offset (V,) int64, geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64,
+    whether the taps are confined to the box, (1,) bool, and the holes' box and fill.
     """
     if triton:
         rows = kernel_rows(crop, places, size, interpolation, antialias)
-        return [rows.view(np.int64).reshape(len(rows), rows.itemsize // 8), matrix.astype(np.float32)]
+        if filling:
+            rows["hole"] = filling[0]
+        table = rows.view(np.int64).reshape(len(rows), rows.itemsize // 8)
+        return [table, matrix.astype(np.float32), *filling[1:]]
     geometry = np.stack(places[1:], axis=1, dtype=np.int64)
-    return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"])]
+    return [places.offset, geometry, crop.box, crop.flip, matrix, np.array([crop.taps == "box"]), *filling]
 
 
 def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str, antialias: bool) -> np.ndarray:
-    """(V,) records, of which the kernel's ROW says what they hold."""
+    """(V,) records, of which the kernel's ROW says what they hold. Of a row's hole nothing is written yet."""
     rows, corners = np.empty(len(crop), _row_dtype()), crop.box.T.astype(np.float64, order="C")
     low, high = corners[:2], corners[2:]  # (2, V): x, y
-    step = (high - low) * (_PIXEL / size)
-    start = low * _PIXEL + step / 2  # the centre of the first output pixel
+    positions = np.empty_like(corners)
+    start, step = positions[:2], positions[2:]
+    np.multiply(high - low, _PIXEL / size, out=step)
+    np.add(low * _PIXEL, step / 2, out=start)  # the centre of the first output pixel
     if interpolation == "nearest":
         # A centre may lie exactly on a pixel's edge: rounded up, no position falls short of it, as long as float64
         # holds it, in the first 2**21 pixels.
-        start, step = np.ceil(start), np.ceil(step)
+        np.ceil(positions, out=positions)
     else:
         # Across, the first pixel whose centre lies under the filter is floor(centre − reach + ½); down, the last pixel
         # at or above the centre is floor(centre − ½).
@@ -68,11 +77,11 @@ def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str,
         start[0] -= reach - _PIXEL / 2
         start[1] -= _PIXEL / 2
     if crop.taps == "image":
-        low, high = np.zeros((2, 1)), np.stack([places.width, places.height])
-    for name, values in (("start", start), ("step", step), ("low", low), ("high", np.ceil(high))):
-        rows[name].T[...] = values
+        corners[:2], corners[2], corners[3] = 0, places.width, places.height
+    np.ceil(high, out=high)
+    rows["positions"].T[...], rows["limits"].T[...] = positions, corners
     rows["offset"], rows["y_stride"] = places.offset, places.stride
-    rows["flags"] = crop.flip + np.int32(2 * bool(antialias))  # MIRRORED and ANTIALIASED, as the kernel has them
+    rows["flags"] = crop.flip.view(np.uint8) | (2 * bool(antialias))  # MIRRORED and ANTIALIASED, as the kernel has them
     return rows
 
 
@@ -89,9 +98,8 @@ def color_matrix(
     """(1 or V, C, C + 1) float64: from pixel values as stored to the output, (color − mean) / std in one affine map.
     Not to be written to."""
     channels = images.channels if isinstance(images, RaggedBatch) else images.shape[1]
-    constants: tuple[Any, Any] = (mean, std)
-    if color is None and all(isinstance(value, tuple | float | None) for value in constants):
-        return _normalization(channels, white_of(images), *constants)  # as a recipe has them, the same for every batch
+    if color is None and isinstance(mean, _HASHABLE) and isinstance(std, _HASHABLE):
+        return _normalization(channels, white_of(images), mean, std)  # as a recipe has them, the same for every batch
     return _color_matrix(channels, white_of(images), rows, color, mean, std)
 
 
@@ -157,7 +165,9 @@ def check_crop(images: Images, crop: CropParams, size: int, interpolation: str) 
         raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
     if channels not in (1, 3, 4):
         raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
-    side = max(places.height.max(initial=0), places.width.max(initial=0))
+    # An image without gaps has no side that is longer than it has values.
+    short = isinstance(images, RaggedBatch) and largest < 2**24
+    side = 0 if short else max(places.height.max(initial=0), places.width.max(initial=0))
     if side >= 2**24:  # where float32 boxes and the kernel's positions stop being exact
         raise ValueError(f"the longest side is {side} pixels; it must stay below 2**24")
     if largest >= 2**31:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from augment_gpu import memory
 from augment_gpu.ops.boxes import within
-from augment_gpu.ops.crop import repeats_memory
 from augment_gpu.ops.operator import device_op, wants_gradient, writes_in_place
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
@@ -150,7 +150,7 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; wanted floating point (B, C, H, W)")
-    if repeats_memory(images):
+    if memory.repeats(images):
         raise ValueError(
             f"images have strides {images.stride()}; rows that share memory cannot have holes of their own"
         )
@@ -176,10 +176,15 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
     return [params.box, params.seed.view(np.int32)]
 
 
+def is_constant(params: CutoutParams) -> bool:
+    """Whether the holes are filled by the same numbers everywhere, as crop_resize_flip does in its own launch."""
+    return params.fill != "noise"
+
+
 def overwrite(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
     """run_cutout, or plain torch for images that want a gradient, which an operator does not pass on."""
     if wants_gradient(images):
-        _overwrite(images, *tables)
+        fill_holes(images, *tables)
     else:
         run_cutout(images, tables)
 
@@ -191,7 +196,7 @@ def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
         return
     box, filling = tables
     if not runs_triton(images.device):
-        _overwrite(images, box, filling)
+        fill_holes(images, box, filling)
         return
     from augment_gpu.kernels.cutout import launch_fill, launch_noise
 
@@ -201,7 +206,7 @@ def run_cutout(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
         launch_fill(images, box, filling)
 
 
-def _overwrite(images: torch.Tensor, box: torch.Tensor, filling: torch.Tensor) -> None:
+def fill_holes(images: torch.Tensor, box: torch.Tensor, filling: torch.Tensor) -> None:
     """As the kernels, in plain torch, which looks at the tables."""
     noise, boxes = filling.dtype == torch.int32, box.tolist()
     seeds = filling.cpu().numpy().view(np.uint32).tolist() if noise else [[]] * len(boxes)
@@ -212,12 +217,14 @@ def _check(shape: Sequence[int], params: CutoutParams) -> None:
     batch, channels, height, width = shape
     if params.box.shape != (batch, 4) or params.seed.shape != (batch, _SEED_WORDS):
         raise ValueError(f"there are {len(params.box)} holes for {batch} images; wanted one a row")
-    good = within(params.box, height, width, empty=True)
+    good = within(params.box, [[width], [height]], empty=True)
     if not good.all():
-        row = int((~good).argmax())
+        row = int(good.all(0).argmin())
         raise ValueError(f"hole {params.box[row].tolist()} of row {row} lies outside the {width} × {height} image")
     if params.fill == "noise":
         if channels > 4:
             raise ValueError(f"the images have {channels} channels; noise fills at most 4")
-    elif isinstance(params.fill, str) or np.shape(params.fill) not in ((), (1,), (channels,)):
+    elif not isinstance(params.fill, float) and (
+        isinstance(params.fill, str) or np.shape(params.fill) not in ((), (1,), (channels,))
+    ):
         raise ValueError(f'fill is {params.fill!r}; wanted a number, {channels} numbers (one per channel) or "noise"')

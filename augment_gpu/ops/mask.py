@@ -16,7 +16,7 @@ def checked_mask(name: str, mask: Any, box: np.ndarray, fill: float) -> Any:
     if mask.ndim not in (2, 3):
         raise ValueError(f"{name} has shape {tuple(mask.shape)}; wanted (N, H, W) or (H, W)")
     height, width = mask.shape[-2:]
-    if not within(box[None], height, width, empty=False).all():
+    if not within(box[None], [[width], [height]], empty=False).all():
         raise ValueError(
             f"{name} is {height} × {width} and does not hold the crop {box.tolist()}; wanted the size of its image"
         )

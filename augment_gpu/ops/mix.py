@@ -89,7 +89,7 @@ def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) ->
     if size is None or isinstance(params, MixupParams):
         return [params.partner, params.lam]
     height, width = size
-    if not within(params.box, height, width, empty=True).all():
+    if not within(params.box, [[width], [height]], empty=True).all():
         raise ValueError(f"a cutmix box lies outside the {width} × {height} images; were they drawn for another size?")
     stay = [params.stay] if isinstance(params, MixedParams) else []
     return [params.partner, params.lam, params.box, *stay]
@@ -191,10 +191,12 @@ def _pasted(values: torch.Tensor, partner: torch.Tensor, box: torch.Tensor) -> t
 
 def _gapless(values: torch.Tensor) -> torch.Tensor:
     """The values themselves where each row is one run of memory, contiguous or channels_last; else a copy that is."""
-    for rows in (values, values[:1]):  # most are so as a whole
-        if rows.is_contiguous() or (rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)):
-            return values
-    return values.contiguous()
+    # Most are so as a whole, which takes less to see.
+    return values if _dense(values) or _dense(values[:1]) else values.contiguous()
+
+
+def _dense(values: torch.Tensor) -> bool:
+    return values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
 
 
 def _blend(values: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,17 @@ class _Part(NamedTuple):
 
     start: int
     first: int
-    dtype: np.dtype
+    dtype: torch.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class _Layout(NamedTuple):
+    """size: of the buffer, in bytes. dtypes: of the parts, each once."""
+
+    parts: list[_Part]
+    dtypes: list[torch.dtype]
+    size: int
 
 
 def upload(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
@@ -35,22 +43,22 @@ def upload(device: torch.device, *arrays: np.ndarray) -> list[torch.Tensor]:
 
     On CUDA the buffer is page-locked and the copy does not wait for the device.
     """
-    parts, size = _layout(*[(array.dtype, array.shape) for array in arrays])
-    host = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    layout = _layout(*[(array.dtype, array.shape) for array in arrays])
+    host = torch.empty(layout.size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     memory = host.numpy()
-    for part, array in zip(parts, arrays, strict=True):
-        np.ndarray(part.shape, part.dtype, memory, part.start)[...] = array
+    for part, array in zip(layout.parts, arrays, strict=True):
+        np.ndarray(array.shape, array.dtype, memory, part.start)[...] = array
     there = host.to(device, non_blocking=True)
-    typed = {dtype: there.view(_DTYPES[dtype]) for dtype in {part.dtype for part in parts}}
-    return [typed[part.dtype].as_strided(part.shape, part.strides, part.first) for part in parts]
+    typed = {dtype: there.view(dtype) for dtype in layout.dtypes}
+    return [typed[part.dtype].as_strided(part.shape, part.strides, part.first) for part in layout.parts]
 
 
 @lru_cache(maxsize=256)
-def _layout(*forms: tuple[np.dtype, tuple[int, ...]]) -> tuple[list[_Part], int]:
-    """Where arrays of these dtypes and shapes lie in their buffer, and its length in bytes. Batches are of one form."""
+def _layout(*forms: tuple[np.dtype, tuple[int, ...]]) -> _Layout:
+    """Where arrays of these dtypes and shapes lie in their buffer. Batches are of one form."""
     parts, end = [], 0
     for dtype, shape in forms:
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        parts.append(_Part(end, end // dtype.itemsize, dtype, shape, strides))
+        parts.append(_Part(end, end // dtype.itemsize, _DTYPES[dtype], shape, strides))
         end += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-    return parts, end
+    return _Layout(parts, list({part.dtype for part in parts}), end)
