@@ -19,7 +19,7 @@ _free: deque[np.ndarray] = deque(maxlen=2)  # a loop has one batch in hand and m
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """torch.empty(shape, dtype=dtype) on the CPU. The memory returns here when the last tensor that shares it is gone,
     views included, so what a caller holds is never written to; the two blocks freed last are kept."""
-    size = math.prod(shape) * dtype.itemsize
+    size = math.prod(map(int, shape)) * dtype.itemsize  # NumPy's integers overflow
     if size < _SMALL:
         return torch.empty(tuple(shape), dtype=dtype)
     block = _take(size)

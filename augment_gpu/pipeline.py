@@ -20,7 +20,6 @@ from augment_gpu.ops.crop import empty_images, run_crop
 from augment_gpu.ops.crop_plan import check_crop, color_matrix, plan_crop
 from augment_gpu.ops.cutout import (
     CutoutParams,
-    is_constant,
     overwrite,
     plan_cutout,
     sample_cutout,
@@ -117,10 +116,10 @@ class Prepared(NamedTuple):
     images: (N,) uint8, the pixels of a ragged batch, or dense (B, C, H, W). targets: as the caller gave them, on the
     device. soft: whether they become (B, num_classes). channels: C. diagonal: whether no channel sees another in the
     crop's colours, which the recipe says and not what was drawn. crop, holes, mix: the tables of crop_resize_flip, with
-    the first holes where these are filled by a constant and no op comes between; of each further cutout; and of mixup,
-    cutmix (three tables) or both (four), or none. ops: the parameters of each of the
-    recipe's ops. Tables have the same shapes for every batch of one size, whatever was drawn; but that a recipe with
-    both mixup and CutMix, of which a batch is one, sends two tables or three.
+    the first holes where no op comes between; of each further cutout; and of mixup, cutmix (three tables) or both
+    (four), or none. ops: the parameters of each of the recipe's ops. Tables have the same shapes for every batch of one
+    size, whatever was drawn; but that a recipe with both mixup and CutMix, of which a batch is one, sends two tables or
+    three.
     """
 
     images: torch.Tensor
@@ -194,7 +193,7 @@ def prepare(
     shape = (len(draws.crop), channels, size, size)
     filling = [plan_cutout(shape, holes) for holes in draws.holes]
     # The crop's own launch fills the first holes, where no op comes between.
-    fused = filling.pop(0) if filling and is_constant(draws.holes[0]) and not draws.ops else ()
+    fused = filling.pop(0) if filling and not draws.ops else ()
     how = size, recipe.interpolation, recipe.antialias
     groups = [plan_crop(places, draws.crop, matrix, *how, filling=fused, triton=triton), *filling]
     groups += [] if mix is None else [plan_mix(mix, len(draws.crop), shape[2:])]
@@ -209,8 +208,8 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
     """The device part: images (V, C, S, S), normalised, in the recipe's dtype and memory format, and targets.
 
     It never waits for the device, but for holes in images that want a gradient, which plain torch fills. Without ops it
-    is one launch for the crop with its holes, and one each for further holes or such as noise fills, the mixed images
-    and the mixed targets; torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at the second
+    is one launch for the crop with its holes, and one each for further holes, the mixed images and the mixed targets;
+    torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at the second
     batch or later: at a device's first one kernels are compiled, and the device is tried. With ops the crop is written
     as float32 in [0, 1], to which twisted colours are clamped, and normalised after the last one; ops look at their
     draws on the host.

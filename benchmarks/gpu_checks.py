@@ -16,7 +16,7 @@ _PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # Memcheck makes a kernel some ten times slower, so: of each a few small tests, which read and write beside every edge.
 MEMCHECKED = {
     "crop": ("every_size_equals", "nothing_around_out", "one_image_may_serve", "taps_in_vain"),
-    "crop_holes": ("pictures_of_every_size", "nothing_around_an_out"),
+    "crop_holes": ("pictures_of_every_size", "nothing_around_an_out", "noise_is_that"),
     "cutout": ("begin_and_end_anywhere", "nothing_around_a_part", "noise_fills_up_to_four"),
     "mix": ("written_and_none_beyond", "three_by_three_picture_by_hand", "mixed_targets_by_hand", "of_another_layout"),
     "mix_modes": ("a_batch_of_both_kinds",),

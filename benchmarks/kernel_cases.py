@@ -138,18 +138,18 @@ def crop(
     pixels: torch.dtype = torch.uint8,
     dense: bool = False,
     taps: str = "box",
-    holes: bool = False,
+    holes: Any = None,
     **options: Any,
 ) -> Call:
-    """A call of crop_resize_flip whose box is square, and `scale` times as long as the output; holes: with cutout in
-    the same launch; options: of that function."""
+    """A call of crop_resize_flip whose box is square, and `scale` times as long as the output; holes: what fills
+    the holes that cutout makes in the same launch, or None; options: of that function."""
     side = round(scale * SIZE)
     images: Any = torch.zeros(2, channels, side, side, dtype=pixels)
     if not dense:
         images = ag.RaggedBatch.from_images([image.to(torch.uint8) for image in images])
     box = np.tile([0, 0, side, side], (2, 1))
     params = ag.CropParams(np.arange(2), box, np.zeros(2, dtype=bool), taps)  # type: ignore[arg-type]
-    cut = ag.sample_cutout(ag.Key(0), np.arange(2)) if holes else None
+    cut = None if holes is None else ag.sample_cutout(ag.Key(0), np.arange(2), fill=holes)
     return lambda: ag.crop_resize_flip(images, params, size=SIZE, holes=cut, **options)
 
 
@@ -187,7 +187,7 @@ def variants() -> dict[str, Call]:
         for channels in (1, 3, 4)
     }
     cases |= {
-        f"crop, {interpolation}, holes": crop(interpolation=interpolation, dtype=BRAIN, channels_last=True, holes=True)
+        f"crop, {interpolation}, holes": crop(interpolation=interpolation, dtype=BRAIN, channels_last=True, holes=0.0)
         for interpolation in ("nearest", "bilinear", "bicubic")
     }
     mixed, mixed_rgba = np.full((3, 4), 0.25), np.full((4, 5), 0.25)
@@ -195,7 +195,11 @@ def variants() -> dict[str, Call]:
     return cases | {
         "crop, bilinear, image taps, no antialias, float16": crop(taps="image", antialias=False, dtype=HALF),
         "crop, bilinear, colours mixed": crop(color=mixed, dtype=BRAIN, channels_last=True),
-        "crop, bilinear, colours mixed, holes": crop(color=mixed, dtype=BRAIN, channels_last=True, holes=True),
+        "crop, bilinear, colours mixed, holes": crop(color=mixed, dtype=BRAIN, channels_last=True, holes=0.0),
+        "crop, bilinear, holes of noise": crop(dtype=BRAIN, channels_last=True, holes="noise"),
+        "crop, bicubic, 4 channels, float32, holes of noise": crop(
+            4, interpolation="bicubic", dtype=SINGLE, holes="noise"
+        ),
         "crop, bilinear, 4 channels, colours mixed, float32": crop(4, color=mixed_rgba, dtype=SINGLE),
         "crop, bilinear, dense bytes": crop(dense=True, dtype=BRAIN, channels_last=True),
         "crop, bicubic, 4 channels, float32": crop(4, interpolation="bicubic", dtype=SINGLE),

@@ -65,7 +65,8 @@ def read_sass(text: str) -> list[Instruction]:
         if kind in ("BRA", "CALL"):
             jumps = places[int(address, 16)]
         elif kind == "RET":
-            called = _only(callers[max(begin for begin in callers if begin <= place)])
+            begin = max((begin for begin in callers if begin <= place), default=-1)
+            called = _only(callers.get(begin, []))
             jumps = None if called is None else called + 1
         leaves = kind in ("CALL", "RET", "EXIT") or (kind == "BRA" and not condition)
         code.append(Instruction(name, jumps, bool(predicate) or not leaves, kind == "EXIT"))

@@ -188,7 +188,7 @@ def _one_path(name: str, target: GPUTarget, scale: float) -> tuple[Launch, Count
     """A crop's launch with the one path that it takes at this scale, and the strips that this path does."""
     color = np.full((3, 4), 0.25) if name.endswith(_MIXED) else None
     options = {"interpolation": name.split(",")[0], "color": color, "dtype": BRAIN, "channels_last": True}
-    launch = record(crop(scale=scale, holes=name.endswith(_HOLES), **options), target)
+    launch = record(crop(scale=scale, holes=0.0 if name.endswith(_HOLES) else None, **options), target)
     return launch.changed(PATHS=(launch.crop().path,)), Counter(strips(launch, target))
 
 

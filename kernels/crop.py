@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from augment_gpu.kernels.cutout import normals
 from augment_gpu.kernels.launch import HIP, launch
 
 COLUMNS = 64 if HIP else 32  # of a program: one a thread, of which a warp of AMD's has 64
@@ -541,13 +542,17 @@ def _fill(
     mask = (out_x >= x0) & (out_x < x1)
     first, end = tl.maximum(top, y0), tl.minimum(top + ROWS, y1)
     where = out_ptr + v.to(tl.int64) * out_v_stride + (out_x * out_x_stride + first * out_y_stride)
-    values = ()
-    for c in tl.static_range(CHANNELS):
-        value = tl.load(fill_ptr + c).to(out_ptr.dtype.element_ty)
-        values = values + (tl.broadcast_to(value, (COLUMNS,)),)
-    for _ in range(first, end):
+    constant = ()
+    if fill_ptr.dtype.element_ty == tl.float32:
         for c in tl.static_range(CHANNELS):
-            tl.store(where + c * out_c_stride, values[c], mask=mask)
+            constant = constant + (tl.broadcast_to(tl.load(fill_ptr + c), (COLUMNS,)),)
+    for y in range(first, end):
+        if fill_ptr.dtype.element_ty == tl.float32:
+            values = constant
+        else:
+            values = normals(fill_ptr + 2 * v, y * SIZE + out_x)
+        for c in tl.static_range(CHANNELS):
+            tl.store(where + c * out_c_stride, values[c].to(out_ptr.dtype.element_ty), mask=mask)
         where += out_y_stride
 
 
@@ -560,7 +565,7 @@ def _crop_resize_flip(
     pixels_ptr,  # uint8 or float32: the images, ragged or dense
     table_ptr,  # (V, 10) int64, of which each row is one `ROW`
     color_ptr,  # (1 or V, C, C + 1) float32: from pixel values to the output
-    fill_ptr,  # (C,) float32: what holes are filled by; or None, where there are none
+    fill_ptr,  # what holes are filled by: (C,) float32; noise by (V, 2) int32, see normals; or None: there are none
     out_ptr,  # (V, C, S, S) float32, float16 or bfloat16, any strides
     color_stride,  # 0 where all rows share one colour map
     channel_stride,

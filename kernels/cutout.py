@@ -44,6 +44,19 @@ def _normal_pair(word_0, word_1):
 
 
 @triton.jit
+def normals(seed_ptr, position):
+    """Four standard normal numbers for each position. seed_ptr: 2 int32, the key of Philox4x32-10, read as unsigned."""
+    key_0 = tl.load(seed_ptr).to(tl.uint32, bitcast=True)
+    key_1 = tl.load(seed_ptr + 1).to(tl.uint32, bitcast=True)
+    seed = (key_1.to(tl.uint64) << 32) | key_0.to(tl.uint64)
+    zero = position * 0
+    w0, w1, w2, w3 = tl.philox(seed, position, zero, zero, zero)
+    normal_0, normal_2 = _normal_pair(w0, w1)
+    normal_1, normal_3 = _normal_pair(w2, w3)
+    return normal_0, normal_1, normal_2, normal_3
+
+
+@triton.jit
 def _fill_holes(
     images_ptr,  # (B, PLANES, H, W · SPAN) floating point, any strides
     box_ptr,  # (B, 4) int32: x0, y0, x1, y1 in pixels
@@ -97,7 +110,7 @@ def _fill_holes(
 def _noise_holes(
     images_ptr,  # (B, C, H, W) floating point, any strides
     box_ptr,  # (B, 4) int32: x0, y0, x1, y1
-    seed_ptr,  # (B, 2) int32: the key of Philox4x32-10, read as unsigned
+    seed_ptr,  # (B, 2) int32, see normals
     b_stride,
     c_stride,
     y_stride,
@@ -113,9 +126,6 @@ def _noise_holes(
     y0 = tl.load(box_ptr + 4 * b + 1)
     x1 = tl.load(box_ptr + 4 * b + 2)
     y1 = tl.load(box_ptr + 4 * b + 3)
-    key_0 = tl.load(seed_ptr + 2 * b).to(tl.uint32, bitcast=True)
-    key_1 = tl.load(seed_ptr + 2 * b + 1).to(tl.uint32, bitcast=True)
-    seed = (key_1.to(tl.uint64) << 32) | key_0.to(tl.uint64)
     origin = images_ptr + b.to(tl.int64) * b_stride
     tiles_x = tl.cdiv(x1 - x0, BLOCK_X)
     tiles = tiles_x * tl.cdiv(y1 - y0, BLOCK_Y)
@@ -124,21 +134,9 @@ def _noise_holes(
         y = y0 + (tile // tiles_x) * BLOCK_Y + tl.arange(0, BLOCK_Y)
         mask = (y < y1)[:, None] & (x < x1)[None, :]
         where = origin + (y.to(tl.int64) * y_stride)[:, None] + (x.to(tl.int64) * x_stride)[None, :]
-        position = (y * WIDTH)[:, None] + x[None, :]
-        zero = position * 0
-        w0, w1, w2, w3 = tl.philox(seed, position, zero, zero, zero)
-        normal_0, normal_2 = _normal_pair(w0, w1)
-        normal_1, normal_3 = _normal_pair(w2, w3)
+        values = normals(seed_ptr + 2 * b, (y * WIDTH)[:, None] + x[None, :])
         for c in tl.static_range(CHANNELS):
-            if c == 0:
-                value = normal_0
-            elif c == 1:
-                value = normal_1
-            elif c == 2:
-                value = normal_2
-            else:
-                value = normal_3
-            tl.store(where + c * c_stride, value.to(images_ptr.dtype.element_ty), mask=mask)
+            tl.store(where + c * c_stride, values[c].to(images_ptr.dtype.element_ty), mask=mask)
 
 
 def launch_fill(images: torch.Tensor, box: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:

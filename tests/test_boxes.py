@@ -420,6 +420,12 @@ def test_a_box_that_is_no_part_of_its_image_is_refused_by_row(box: Any) -> None:
         crop_params(box).check(HEIGHTS, WIDTHS)
 
 
+def test_a_row_of_an_empty_batch_is_refused_by_row() -> None:
+    none = np.empty(0, dtype=np.int32)
+    with pytest.raises(IndexError, match="row 0 wants image 0 of a batch of 0"):
+        ag.CropParams([0], [(0, 0, 4, 4)], [False]).check(none, none)
+
+
 @pytest.mark.parametrize("source", [2, -1, 2**40])
 def test_a_source_outside_the_batch_is_refused_by_row(source: int) -> None:
     with pytest.raises(IndexError, match=f"row 2.*{source}.* 2"):

@@ -19,6 +19,7 @@ PLAIN: dict[str, Any] = {"size": 32}
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "cutout, mixup": {"cutout": 12, "mixup_alpha": 0.2, "num_classes": 5, "label_smoothing": 0.1},
+    "cutout, then erasing": {"cutout": 12, "reprob": 1.0},
     "erasing by noise, cutmix": {"reprob": 1.0, "fill": "noise", "cutmix_alpha": 1.0, "num_classes": 5},
     "mixup and cutmix": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mixup_mode": "elem", "num_classes": 5},
     "smoothing, contiguous": {"label_smoothing": 0.1, "num_classes": 5, "channels_last": False},

@@ -1028,6 +1028,14 @@ def test_a_side_that_float32_cannot_count_is_refused() -> None:
         ag.crop_resize_flip(tall, crop_of((0, 0, 6, 100)), size=1)
 
 
+def test_sides_whose_product_overflows_are_refused() -> None:
+    """7 · 7905747460161236407 is 1 in 64 bits: an image that seems to lie within its one pixel value."""
+    sides = torch.tensor([7]), torch.tensor([7905747460161236407])
+    batch = ag.RaggedBatch(torch.zeros(1, dtype=torch.uint8), torch.tensor([0]), *sides, 1)
+    with pytest.raises(ValueError, match="the longest side is 7905747460161236407"):
+        ag.crop_resize_flip(batch, crop_of((0, 0, 4096, 7)), size=4)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -1042,6 +1050,18 @@ def test_a_batch_whose_images_lie_outside_its_pixels_is_refused(noise: Pixels, c
     batch = dataclasses.replace(ragged(noise(20, 30)), **change)
     with pytest.raises(ValueError, match="do not lie within its 1800 pixel values"):
         ag.crop_resize_flip(batch, crop_of((0, 0, 10, 10)), size=8)
+
+
+@pytest.mark.parametrize("size", [np.int16(224), np.int32(17), np.int64(17)])
+def test_a_size_may_be_one_of_numpys_integers(noise: Pixels, size: Any) -> None:
+    assert ag.crop_resize_flip(ragged(noise(9, 9)), crop_of((0, 0, 9, 9)), size=size).shape == (1, 3, size, size)
+
+
+def test_autograd_knows_that_out_was_written_to(noise: Pixels, device: str) -> None:
+    out = torch.zeros(1, 3, 8, 8, device=device)
+    before = out._version
+    ag.crop_resize_flip(ragged(noise(9, 9), device=device), crop_of((0, 0, 9, 9)), size=8, out=out)
+    assert out._version > before
 
 
 def test_an_out_whose_rows_overlap_is_refused(noise: Pixels) -> None:

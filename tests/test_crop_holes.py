@@ -43,6 +43,12 @@ def assert_same_bits(one: torch.Tensor, other: torch.Tensor) -> None:
     assert one.stride() == other.stride()
 
 
+def assert_same_noise(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Of two programs, which a compiler may have round otherwise: as close as test_cutout.py has it of one."""
+    torch.testing.assert_close(one, other, rtol=0, atol=5e-4)
+    assert one.stride() == other.stride()
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize(("dtype", "channels_last"), [(torch.bfloat16, True), (torch.float32, False)])
 def test_a_crop_with_holes_is_a_crop_and_then_cutout(
@@ -74,11 +80,27 @@ def test_holes_of_pictures_of_every_size(size: int, device: str) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [32, 40])
+def test_a_strip_that_a_hole_covers_is_not_computed(size: int, kernel_device: str, monkeypatch: Any) -> None:
+    from augment_gpu.kernels import crop as crop_kernel
+
+    if kernel_device != "cpu":
+        pytest.skip("Triton's interpreter alone can be told to refuse a strip")
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a strip was computed")
+
+    monkeypatch.setattr(crop_kernel, "_strip", refuse)
+    options = OPTIONS | {"size": size, "holes": ag.CutoutParams([(0, 0, size, size)], [(1, 2)], 9.0)}
+    assert bool((ag.crop_resize_flip(image("cpu"), crops().take([0]), **options) == 9.0).all())
+    with pytest.raises(Exception, match="a strip was computed"):
+        ag.crop_resize_flip(image("cpu"), crops().take([0]), **(options | {"holes": None}))
+
+
 def test_noise_is_that_of_cutout(device: str) -> None:
     plain = ag.crop_resize_flip(image(device), crops(), **OPTIONS)
-    assert_same_bits(
-        ag.crop_resize_flip(image(device), crops(), holes=holes("noise"), **OPTIONS), ag.cutout(plain, holes("noise"))
-    )
+    made = ag.crop_resize_flip(image(device), crops(), holes=holes("noise"), **OPTIONS)
+    assert_same_noise(made, ag.cutout(plain, holes("noise")))
 
 
 def test_nothing_around_an_out_with_holes_is_touched(device: str) -> None:
@@ -117,7 +139,7 @@ def test_bad_holes_raise_before_anything_is_written(changed: Any, message: str, 
         ({"cutout": 20}, 0),
         ({"reprob": 1.0}, 0),
         ({"cutout": 20, "reprob": 1.0}, 1),
-        ({"cutout": 20, "reprob": 1.0, "fill": "noise"}, 2),
+        ({"cutout": 20, "reprob": 1.0, "fill": "noise"}, 1),
         ({"cutout": 20, "reprob": 1.0, "ops": (("posterize", {"bits": 4}),)}, 2),
     ],
     ids=str,
@@ -140,5 +162,5 @@ def test_a_recipe_fills_holes_in_order_the_first_with_the_crop(
     run = cutout_ops.run_cutout
     monkeypatch.setattr(cutout_ops, "run_cutout", lambda *tables: calls.append(tables) or run(*tables))
     made, _ = augment(prepare(image(device), draws, recipe), recipe)
-    assert_same_bits(made, wanted)
+    (assert_same_noise if recipe.fill == "noise" else assert_same_bits)(made, wanted)
     assert len(calls) == launches_of_cutout

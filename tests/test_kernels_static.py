@@ -105,6 +105,8 @@ def test_holes_in_the_launch_of_the_crop_take_no_registers_and_few_instructions(
             ("crop, bilinear, holes", "crop, bilinear, 3 channels"),
             ("crop, bicubic, holes", "crop, bicubic, 3 channels"),
             ("crop, bilinear, colours mixed, holes", "crop, bilinear, colours mixed"),
+            ("crop, bilinear, holes of noise", "crop, bilinear, 3 channels"),
+            ("crop, bicubic, 4 channels, float32, holes of noise", "crop, bicubic, 4 channels, float32"),
         ):
             assert programs[name, target]["registers"] <= programs[plain, target]["registers"]
     pixels = {(row["filter"], row["scale"]): row for row in found["pixels"] if row["target"] == "sm_90"}

@@ -191,7 +191,7 @@ def described(value):
 
 stub_driver.on_launch = lambda name, *values: launched.append([name, *map(described, values)])
 stub_driver.install()
-stage = ag.Stage(ag.Recipe(size=16, cutout=4, mixup_alpha=0.2, num_classes=5))
+stage = ag.Stage(ag.Recipe(size=16, cutout=4, reprob=1.0, mixup_alpha=0.2, num_classes=5))
 images = torch.zeros(2, 3, 20, 30, dtype=torch.uint8)
 for _ in range(2):
     stage(images, [0, 4], index=[0, 1])
@@ -203,7 +203,7 @@ print(json.dumps([launched, len(launch._compiled)]))
     process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     launched, known = json.loads(process.stdout)
-    names = ["_crop_resize_flip", "_mixup", "_mix_targets"]
+    names = ["_crop_resize_flip", "_fill_holes", "_mixup", "_mix_targets"]
     assert [name for name, *_ in launched] == 2 * names
-    assert launched[:3] == launched[3:]
-    assert known == 3
+    assert launched[:4] == launched[4:]
+    assert known == 4

@@ -52,10 +52,10 @@ class CropParams:
         if self.box.shape != (count, 4):
             raise ValueError(f"box has shape {self.box.shape}; wanted {(count, 4)}")
         source, images = self.source.view(np.uint64), len(heights)  # as an unsigned number a negative one is huge
-        if source.max(initial=0) >= max(images, 1):
+        if count and source.max() >= images:
             row = int((source >= images).argmax())
             raise IndexError(f"row {row} wants image {self.source[row]} of a batch of {images}")
-        sides = np.empty((2, count), dtype=np.int64)
+        sides = np.empty((2, count), dtype=np.promote_types(widths.dtype, heights.dtype))
         width, height = sides
         width[:], height[:] = widths[self.source], heights[self.source]
         good = within(self.box, sides, empty=False)

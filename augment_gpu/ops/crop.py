@@ -20,7 +20,7 @@ from augment_gpu import memory
 from augment_gpu.ops.boxes import CropParams
 from augment_gpu.ops.crop_plan import Images, check_crop, color_matrix, plan_crop, white_of
 from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
-from augment_gpu.ops.cutout import CutoutParams, cutout, fill_holes, is_constant, plan_cutout
+from augment_gpu.ops.cutout import CutoutParams, fill_holes, plan_cutout
 from augment_gpu.ops.operator import device_op, writes_in_place
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
@@ -105,15 +105,16 @@ def crop_resize_flip(
     each naming its source image, so many rows may look at one image. color: (C, C + 1) or (V, C, C + 1), an affine map
     of the channels in [0, 1], applied after the resize; mean, std: (C,) or numbers, applied last; where neither is
     given the output lies in [0, 1]. dtype: float32, float16 or bfloat16. holes: V rows in pixels of the output, filled
-    as by cutout, in the same launch (noise: in one more). out: a (V, C, S, S) tensor to write to, whose dtype and
-    memory format then count. Returns (V, C, S, S), on the device of the images.
+    as by cutout, in the same launch. out: a (V, C, S, S) tensor to write to, whose dtype and memory format then count.
+    Returns (V, C, S, S), on the device of the images.
 
     exact: on a CPU the default for antialiased uint8 is within one grey level of what torchvision makes of uint8: boxes
     of whole pixels with taps="box", and crops of a resized image with taps="image", are resized by torch's uint8
     kernels, which are faster and round to 8 bits after each axis; bicubic overshoot is cut off after each axis, which
     beside hard edges is a matter of several levels. True computes in float and clamps once, as every path on a GPU.
 
-    Raises ValueError or IndexError for a box that is no part of its image, TypeError for a dtype; before any launch.
+    Raises ValueError or IndexError for a box that is no part of its image, or a hole that is none of the output,
+    TypeError for a dtype; before any launch.
     """
     places = check_crop(images, crop, size, interpolation)
     matrix = color_matrix(images, len(crop), color, mean, std)
@@ -122,24 +123,17 @@ def crop_resize_flip(
         out = empty_images((len(crop), channels, size, size), dtype, channels_last, device)
     else:
         _check_out(out, (len(crop), channels, size, size), device)
-    filling = [] if holes is None else plan_cutout(out.shape, holes)
+    filling = () if holes is None else plan_cutout(out.shape, holes)
     if len(crop) == 0:
         return out
-    fused = holes is not None and is_constant(holes)
-    arrays = plan_crop(
-        places,
-        crop,
-        matrix,
-        size,
-        interpolation,
-        antialias,
-        filling=filling if fused else (),
-        triton=runs_triton(device),
-    )
+    how = size, interpolation, antialias
+    arrays = plan_crop(places, crop, matrix, *how, filling=filling, triton=runs_triton(device))
     tables = upload(table_device(device), *arrays)
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     run_crop(pixels, tables, out, interpolation, antialias, exact, color is None or is_diagonal(matrix))
-    return out if holes is None or fused else cutout(out, holes)
+    if not out.is_inference():  # as torch's own writes do, where the caller has given it
+        torch.autograd.graph.increment_version(out)
+    return out
 
 
 @device_op(

@@ -42,11 +42,11 @@ def plan_crop(
     triton: bool,
 ) -> list[np.ndarray]:
     """The tables of the Triton kernel, or of plain torch. places: from check_crop. matrix: from color_matrix. filling:
-    from plan_cutout, of holes that the crop's own launch fills by a constant.
+    from plan_cutout, of the holes that the crop's own launch fills.
 
-    triton: the kernel's rows, (V, 10) int64, colour (1 or V, C, C + 1) float32, and the holes' fill. Plain torch:
+    triton: the kernel's rows, (V, 10) int64, colour (1 or V, C, C + 1) float32, and what fills the holes. Plain torch:
     offset (V,) int64, geometry (V, 3) int64, box (V, 4) float32, flip (V,) bool, colour (1 or V, C, C + 1) float64,
-    whether the taps are confined to the box, (1,) bool, and the holes' box and fill.
+    whether the taps are confined to the box, (1,) bool, and the holes' two tables.
     """
     if triton:
         rows = kernel_rows(crop, places, size, interpolation, antialias)
@@ -59,8 +59,8 @@ def plan_crop(
 
 
 def kernel_rows(crop: CropParams, places: Places, size: int, interpolation: str, antialias: bool) -> np.ndarray:
-    """(V,) records, of which the kernel's ROW says what they hold. Of a row's hole nothing is written yet."""
-    rows, corners = np.empty(len(crop), _row_dtype()), crop.box.T.astype(np.float64, order="C")
+    """(V,) records, of which the kernel's ROW says what they hold; without holes."""
+    rows, corners = np.zeros(len(crop), _row_dtype()), crop.box.T.astype(np.float64, order="C")
     low, high = corners[:2], corners[2:]  # (2, V): x, y
     positions = np.empty_like(corners)
     start, step = positions[:2], positions[2:]
@@ -165,9 +165,7 @@ def check_crop(images: Images, crop: CropParams, size: int, interpolation: str) 
         raise TypeError(f"images is a {type(images).__name__}; wanted a RaggedBatch or a (B, C, H, W) tensor")
     if channels not in (1, 3, 4):
         raise ValueError(f"the images have {channels} channels; wanted 1, 3 or 4")
-    # An image without gaps has no side that is longer than it has values.
-    short = isinstance(images, RaggedBatch) and largest < 2**24
-    side = 0 if short else max(places.height.max(initial=0), places.width.max(initial=0))
+    side = np.maximum(places.height, places.width).max(initial=0)
     if side >= 2**24:  # where float32 boxes and the kernel's positions stop being exact
         raise ValueError(f"the longest side is {side} pixels; it must stay below 2**24")
     if largest >= 2**31:

@@ -21,8 +21,7 @@ from augment_gpu.rng import Key, philox, random_words, uniform
 
 Fill = float | Sequence[float] | Literal["noise"]
 
-# The noise kernel counts output positions in 32 bits.
-_SEED_WORDS = 2
+_SEED_WORDS = 2  # Philox's key
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +173,6 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
         return [params.box, np.full(shape[1], params.fill, dtype=np.float32)]
     # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
     return [params.box, params.seed.view(np.int32)]
-
-
-def is_constant(params: CutoutParams) -> bool:
-    """Whether the holes are filled by the same numbers everywhere, as crop_resize_flip does in its own launch."""
-    return params.fill != "noise"
 
 
 def overwrite(images: torch.Tensor, tables: Sequence[torch.Tensor]) -> None:
