@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from common import machine, save
+from common import commit, machine, save
 from gpu_ops import Plan, crop_calls, fitting_batch, output_dtypes, random_batch, random_boxes, square_boxes
 from gpu_timing import on_device, rotation
 
@@ -144,15 +144,16 @@ def main() -> int:
     plan, device = Plan(), torch.device("cuda")
     require_triton(device)
     rows: list[dict[str, Any]] = []
-    found = {"kind": KIND, "date": date.today().isoformat(), "machine": machine(), "size": plan.size, "rows": rows}
+    found = {"kind": KIND, "date": date.today().isoformat(), "machine": machine(), "commit": commit()}
+    found |= {"size": plan.size, "rows": rows}
     for scene in scenes(plan):  # saved after each: what was measured outlives a run that is stopped
         rows += measured(scene, plan, device)
         path = save(KIND, found)
         batches, dtypes = ({str(row[name]).removeprefix("torch.") for row in rows} for name in ("batch", "dtype"))
         heading = (
-            f"Microseconds of the crop's launch on {found['machine']['gpu']}, {found['date']}: "
-            f"{' or '.join(sorted(batches))} images to {plan.size} × {plan.size}, bilinear RGB where nothing else is "
-            f"said, {' or '.join(dtypes)}, channels_last; medians."
+            f"Microseconds of the crop's launch on {found['machine']['gpu']}, {found['date']}, commit "
+            f"{found['commit']}: {' or '.join(sorted(batches))} images to {plan.size} × {plan.size}, bilinear RGB "
+            f"where nothing else is said, {' or '.join(dtypes)}, channels_last; medians."
         )
         path.with_suffix(".md").write_text(markdown(rows, heading))
     print(path.with_suffix(".md").read_text())

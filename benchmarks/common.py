@@ -3,7 +3,9 @@
 import json
 import platform
 import re
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -47,6 +49,15 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {package: package_version(package) for package in _PACKAGES},
     }
+
+
+def commit() -> str | None:
+    """Of the source, with "+" behind it where files differ from it; None outside a checkout."""
+    if shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(RESULTS), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def result_path(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> Path:

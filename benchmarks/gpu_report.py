@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 from bench_rivals import measured_rivals
-from common import RESULTS, machine, package_version, result_path, save
-from gpu_checks import ROOT, memcheck, run_tests
+from common import RESULTS, commit, machine, package_version, result_path, save
+from gpu_checks import memcheck, run_tests
 from gpu_ops import QUICK, Plan, ceiling, crops, fixed_scales, host_work, other_ops, output_dtypes
 from gpu_table import markdown, plot
 from gpu_training import training
@@ -59,7 +59,7 @@ def report(device: torch.device, *, quick: bool, tests: bool, keep: Callable[[Fo
         "dry_run": dry_run,
         "date": date.today().isoformat(),
         "machine": {**machine(), "device": describe(device), "rivals": _installed()},
-        "commit": _commit(),
+        "commit": commit(),
         "clock": "CUDA events" if device.type == "cuda" else "wall",
         "plan": asdict(plan),
         "left_out": [f"{name}: this GPU has none" for name in output_dtypes(device)[1]],
@@ -139,15 +139,6 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def _installed() -> dict[str, str | None]:
     return {package: package_version(package) for package in _RIVAL_PACKAGES}
-
-
-def _commit() -> str | None:
-    """Of the source, with "+" behind it where files differ from it; None outside a checkout."""
-    if shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
 
 
 def failures(found: Found) -> Iterable[str]:
