@@ -509,6 +509,7 @@ stage._number = lambda count: numbers.append(number(count)) or numbers[-1]
 for count in (3, 3, 2):
     stage([np.zeros((5, 5, 3), dtype=np.uint8)] * count)
 json.dump([batch.tolist() for batch in numbers], open(out, "w"))
+torch.distributed.barrier()  # whoever leaves before the other has come breaks the other's connection
 torch.distributed.destroy_process_group()
 """
 
