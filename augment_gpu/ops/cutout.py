@@ -170,7 +170,9 @@ def plan_cutout(shape: Sequence[int], params: CutoutParams) -> list[np.ndarray]:
     (B, 2) int32."""
     _check(shape, params)
     if params.fill != "noise":
-        return [params.box, np.full(shape[1], params.fill, dtype=np.float32)]
+        fill = np.empty(shape[1], dtype=np.float32)
+        fill[:] = params.fill
+        return [params.box, fill]
     # Philox's words as int32: torch's uint32 is a storage type, and the kernel reads the bits as unsigned
     return [params.box, params.seed.view(np.int32)]
 

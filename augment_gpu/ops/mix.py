@@ -84,7 +84,8 @@ def mix_targets_reference(
 def plan_mix(params: MixParams, rows: int, size: Sequence[int] | None = None) -> list[np.ndarray]:
     """The host part, for a batch of so many rows: partner (B,) int64, lam (B,) float32; where `size` (height, width)
     says that images are mixed, of cutmix also box (B, 4) int32, and of MixedParams box and stay (B,) float32."""
-    if len(params) > rows or (len(params) and not 0 <= params.partner.min() <= params.partner.max() < rows):
+    # As an unsigned number a negative partner is huge.
+    if len(params) > rows or (len(params) and params.partner.view(np.uint64).max() >= rows):
         raise ValueError(f"there are {rows} rows to mix; the {len(params)} parameters name rows beyond them")
     if size is None or isinstance(params, MixupParams):
         return [params.partner, params.lam]
