@@ -420,6 +420,11 @@ def test_a_box_that_is_no_part_of_its_image_is_refused_by_row(box: Any) -> None:
         crop_params(box).check(HEIGHTS, WIDTHS)
 
 
+def test_sizes_may_be_fractions() -> None:
+    height, width = crop_params((0, 0, 40.25, 20)).check(np.array([20.5, 30.0]), np.array([40.5, 50.0]))
+    assert (height.tolist(), width.tolist()) == ([30.0, 20.5, 20.5], [50.0, 40.5, 40.5])
+
+
 def test_a_row_of_an_empty_batch_is_refused_by_row() -> None:
     none = np.empty(0, dtype=np.int32)
     with pytest.raises(IndexError, match="row 0 wants image 0 of a batch of 0"):
