@@ -209,10 +209,9 @@ def augment(batch: Prepared, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor
 
     It never waits for the device, but for holes in images that want a gradient, which plain torch fills. Without ops it
     is one launch for the crop with its holes, and one each for further holes, the mixed images and the mixed targets;
-    torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at the second
-    batch or later: at a device's first one kernels are compiled, and the device is tried. With ops the crop is written
-    as float32 in [0, 1], to which twisted colours are clamped, and normalised after the last one; ops look at their
-    draws on the host.
+    torch.compile takes it whole (fullgraph=True), and a CUDA graph can capture it, at the second batch or later: at a
+    device's first one kernels are compiled, and the device is tried. With ops the crop is written as float32 in [0, 1],
+    to which twisted colours are clamped, and normalised after the last one; ops look at their draws on the host.
     """
     fused = not batch.ops
     shape = (batch.crop[0].shape[0], batch.channels, recipe.size, recipe.size)

@@ -227,14 +227,19 @@ def _crops_and_holes(
     plan: Plan, device: torch.device, count: int, dtype: torch.dtype
 ) -> Generator[dict[str, Any], None, None]:
     """The train crop, and the same with cutout in its launch."""
-    width, height = plan.sources[0]
-    sets = range(rotation(3 * count * (width * height + plan.size**2 * dtype.itemsize), device))
-    batches = [random_batch(count, width, height, device) for _ in sets]
+    batches = _train_batches(plan, device, count, dtype)
     boxes = [random_boxes(batch, epoch) for epoch, batch in enumerate(batches)]
     holes = ag.sample_cutout(ag.Key(0), np.arange(count), size=plan.size, length=plan.size // 2)
     for name, cut in (("crop", None), ("crop with cutout", holes)):
         calls = crop_calls(batches, boxes, plan.size, dtype, "channels_last", holes=cut)
         yield {"op": name} | _op_row(plan, calls, device, count, dtype)
+
+
+def _train_batches(plan: Plan, device: torch.device, count: int, dtype: torch.dtype) -> list[ag.RaggedBatch]:
+    """Training photographs, as many batches as pass the cache with what is written of them."""
+    width, height = plan.sources[0]
+    sets = range(rotation(3 * count * (width * height + plan.size**2 * dtype.itemsize), device))
+    return [random_batch(count, width, height, device) for _ in sets]
 
 
 def train_recipe(size: int, dtype: torch.dtype) -> ag.Recipe:
@@ -245,11 +250,9 @@ def train_recipe(size: int, dtype: torch.dtype) -> ag.Recipe:
 
 def stage_calls(plan: Plan, device: torch.device, count: int, dtype: torch.dtype) -> Calls:
     """The train stage on ragged bytes that lie on the device, with labels."""
-    width, height = plan.sources[0]
     stage = ag.Stage(train_recipe(plan.size, dtype)).to(device)
     labels = torch.randint(0, CLASSES, (count,)).to(device)
-    sets = range(rotation(3 * count * (width * height + plan.size**2 * dtype.itemsize), device))
-    batches = [random_batch(count, width, height, device) for _ in sets]
+    batches = _train_batches(plan, device, count, dtype)
     index = np.arange(count)
     return [lambda batch=batch, i=i: stage(batch, labels, index=index, epoch=i) for i, batch in enumerate(batches)]
 

@@ -21,7 +21,7 @@ from augment_gpu.ops.boxes import CropParams
 from augment_gpu.ops.crop_plan import Images, check_crop, color_matrix, plan_crop, white_of
 from augment_gpu.ops.crop_torch import FILTER_REACH, crop_rows, is_diagonal
 from augment_gpu.ops.cutout import CutoutParams, fill_holes, plan_cutout
-from augment_gpu.ops.operator import device_op, writes_in_place
+from augment_gpu.ops.operator import device_op, writes_in_place, written
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
 from augment_gpu.ragged import RaggedBatch
@@ -131,8 +131,7 @@ def crop_resize_flip(
     tables = upload(table_device(device), *arrays)
     pixels = images.pixels if isinstance(images, RaggedBatch) else images
     run_crop(pixels, tables, out, interpolation, antialias, exact, color is None or is_diagonal(matrix))
-    if not out.is_inference():  # as torch's own writes do, where the caller has given it
-        torch.autograd.graph.increment_version(out)
+    written(out)
     return out
 
 
@@ -169,13 +168,13 @@ def run_crop(
             diagonal=diagonal,
         )
         return
-    offset, geometry, box, flip, matrix, confined = (table.numpy() for table in tables[:6])
+    offset, geometry, box, flip, matrix, confined, *filling = tables
     crop_rows(
         images,
-        offset,
-        geometry,
-        CropParams(np.zeros(len(box)), box, flip, "box" if confined else "image"),
-        matrix,
+        offset.numpy(),
+        geometry.numpy(),
+        CropParams(np.zeros(len(box)), box.numpy(), flip.numpy(), "box" if confined else "image"),
+        matrix.numpy(),
         out,
         strides=strides,
         interpolation=interpolation,
@@ -184,8 +183,8 @@ def run_crop(
         white=white,
         diagonal=diagonal,
     )
-    if len(tables) > 6:
-        fill_holes(out, *tables[6:])
+    if filling:
+        fill_holes(out, *filling)
 
 
 def _check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> None:

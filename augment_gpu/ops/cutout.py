@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from augment_gpu import memory
 from augment_gpu.ops.boxes import within
-from augment_gpu.ops.operator import device_op, wants_gradient, writes_in_place
+from augment_gpu.ops.operator import device_op, wants_gradient, writes_in_place, written
 from augment_gpu.ops.path import runs_triton, table_device
 from augment_gpu.ops.upload import upload
 from augment_gpu.rng import Key, philox, random_words, uniform
@@ -160,8 +160,7 @@ def cutout(images: torch.Tensor, params: CutoutParams) -> torch.Tensor:
         _fill_each(images, params.box.tolist(), params.seed.tolist(), params.fill)
         return images
     run_cutout(images, upload(table_device(images.device), *arrays))
-    if not images.is_inference():  # what autograd saved of these images is no longer true
-        torch.autograd.graph.increment_version(images)
+    written(images)
     return images
 
 

@@ -35,5 +35,12 @@ def wants_gradient(values: torch.Tensor) -> bool:
     return values.requires_grad and torch.is_grad_enabled()
 
 
+def written(values: torch.Tensor) -> None:
+    """Tells autograd that an operator wrote to these values, which torch's own writes do by themselves: what was saved
+    of them is no longer true."""
+    if not values.is_inference():
+        torch.autograd.graph.increment_version(values)
+
+
 def writes_in_place(*arguments: Any) -> None:
     """The fake of an operator that returns nothing."""
